@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mqlift/internal/event"
+	"mqlift/internal/plan"
+	"mqlift/internal/probe"
+	"mqlift/internal/run"
+	"mqlift/internal/step"
+	"mqlift/internal/view"
+)
+
+type applyOptions struct {
+	target
+	StateDir   string
+	DryRun     bool
+	Yes        bool
+	NoFailover bool
+	BreakLock  bool
+	Keys       []string
+	PlanFile   string
+	Report     string
+}
+
+func newApplyCommand() *cobra.Command {
+	var o applyOptions
+	cmd := &cobra.Command{
+		Use:   "apply [PLAN]",
+		Short: "Carry out the upgrade: a saved plan, or the one that fits what is true now",
+		Long: `apply walks the playbook. Each step is journalled before and after. When a step fails, or on Ctrl-C,
+before writes were opened, everything is undone and the old group serves as before; after that nothing
+is undone, and running apply again goes on from where it stopped.
+
+With a saved PLAN exactly that is done, and refused when the cluster has moved away from it.
+Without one the plan is shown and asked about. --dry-run only says what each step would do on
+which host.
+
+Exit codes: 3 refused, nothing changed · 4 failed and undone · 5 failed after writes were opened, or not
+all could be undone · 7 the plan is stale · 8 another run holds the group · 130 stopped by Ctrl-C, undone.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				o.PlanFile = args[0]
+			}
+			return runApply(cmd.Context(), o, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.addFlags(cmd)
+	o.addPlaybookFlag(cmd)
+	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
+	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what each step would do on which host, and do nothing")
+	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask, neither at the start nor before writes are opened")
+	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with `mqlift failover`")
+	cmd.Flags().BoolVar(&o.BreakLock, "break-lock", false, "take over the lock of a run that is dead")
+	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
+	cmd.Flags().StringVar(&o.Report, "report", "", "write what was done and measured to this `file` as JSON")
+	return cmd
+}
+
+func defaultStateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "mqlift")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ".mqlift"
+	}
+	return filepath.Join(home, ".local", "state", "mqlift")
+}
+
+func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.Writer) (err error) {
+	keys, err := keysOf(o.Keys)
+	if err != nil {
+		return err
+	}
+	var saved *plan.Plan
+	if o.PlanFile != "" {
+		if saved, err = loadPlan(o.PlanFile); err != nil {
+			return err
+		}
+		if o.Group == "" {
+			o.Group = saved.Group
+		}
+	}
+	s, err := o.open(ctx)
+	if err != nil {
+		return shownFindings(errOut, o.target, err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+
+	dir := filepath.Join(o.StateDir, "runs", s.group.Name)
+	unfinished, err := run.Unfinished(dir)
+	if err != nil {
+		return err
+	}
+	if unfinished != nil && !o.DryRun {
+		return o.resume(ctx, s, unfinished, keysAndAnswers{keys: keys, in: in, out: out})
+	}
+
+	facts, err := s.observe(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := s.plan(facts)
+	if err != nil {
+		return shownFindings(errOut, o.target, err)
+	}
+	if saved != nil {
+		if err := plan.CheckFresh(saved, p); err != nil {
+			return err
+		}
+		p = saved
+	}
+	if o.DryRun {
+		view.DryRun(out, terminal(out), p)
+		return nil
+	}
+	if saved == nil && !o.Yes {
+		view.Plan(out, terminal(out), p)
+		if err := ask(in, out, fmt.Sprintf("\nUpgrade %s now? Until writes are opened, going back is free. Type yes: ", p.Group)); err != nil {
+			return err
+		}
+	}
+	id := newRun()
+	store := filepath.Join(dir, id)
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return fmt.Errorf("the run's folder: %w", err)
+	}
+	if err := savePlan(filepath.Join(store, "plan.json"), p); err != nil {
+		return err
+	}
+	state := &step.State{Run: id, Started: time.Now()}
+	return o.walk(ctx, s, p, state, store, nil, keysAndAnswers{keys: keys, in: in, out: out})
+}
+
+type keysAndAnswers struct {
+	keys []probe.MessageKey
+	in   io.Reader
+	out  io.Writer
+}
+
+// resume goes on with a run that was cut short: back to the old group and from the start again while
+// writes had not been opened, or on from where they were.
+func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k keysAndAnswers) error {
+	p, err := loadPlan(filepath.Join(u.Dir, "plan.json"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(k.out, "run %s was cut short at %s; going on with it\n", u.State.Run, u.At)
+	return o.walk(ctx, s, p, u.State, u.Dir, u, k)
+}
+
+func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, cut *run.Cut, k keysAndAnswers) (err error) {
+	journal, _, err := run.OpenJournal(filepath.Join(dir, "journal.jsonl"), state.Run)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, journal.Close()) }()
+	emit, closeLog, err := o.views(k.out, dir, state)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLog()) }()
+
+	operator, from := whoAmI()
+	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from}
+	if !o.Yes && o.PlanFile == "" {
+		opts.Decide = func(ctx context.Context, d step.Decision) error {
+			return ask(k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",
+				d.Leader, d.Keys, view.Duration(d.Closed)))
+		}
+	}
+	env := s.env(p, state, emit, opts)
+	env.Save = func() error { return journal.Append(run.StateSaved, "", "", "", state) }
+	w := &run.Walk{Playbook: s.playbook, Env: env, Journal: journal}
+	watch := s.watchReads(ctx, env)
+	err = w.Resume(ctx, cut)
+	reads := watch.stop()
+	if rerr := o.report(k.out, dir, p, state, reads, err); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	if err != nil {
+		fmt.Fprintf(k.out, "the journal is %s\n", journal.Path())
+	}
+	return err
+}
+
+// views makes the sink that all events go to: the screen, and the run's log file with everything.
+func (o *applyOptions) views(out io.Writer, dir string, state *step.State) (event.Sink, func() error, error) {
+	log, err := os.OpenFile(filepath.Join(dir, "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the run's log: %w", err)
+	}
+	file := view.JSON(log)
+	screen := event.Sink(lines(out).Event)
+	if o.JSON {
+		screen = view.JSON(out)
+	}
+	return func(e event.Event) { file(e); screen(e) }, log.Close, nil
+}
+
+// ask wants a yes.
+func ask(in io.Reader, out io.Writer, question string) error {
+	fmt.Fprint(out, question)
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if strings.TrimSpace(answer) == "yes" {
+		return nil
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return &declinedError{}
+}
+
+// declinedError is an answer other than yes.
+type declinedError struct{}
+
+func (*declinedError) Error() string { return "not confirmed" }
+
+// report shows, and on request writes, what a run came to.
+func (o *applyOptions) report(out io.Writer, dir string, p *plan.Plan, state *step.State, reads readReport, cause error) error {
+	r := applyReport{Run: state.Run, Group: p.Group, Release: p.Release, State: state, Reads: reads, WriteOutageMS: state.WriteOutage().Milliseconds(), OK: cause == nil}
+	if cause != nil {
+		r.Error = cause.Error()
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{filepath.Join(dir, "report.json"), o.Report} {
+		if file == "" {
+			continue
+		}
+		if err := os.WriteFile(file, append(data, '\n'), 0o600); err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+	}
+	if o.JSON {
+		return nil
+	}
+	r.print(out)
+	return nil
+}

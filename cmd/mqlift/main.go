@@ -1,0 +1,162 @@
+// Command mqlift moves a running RocketMQ master/slave broker group to DLedger, and proves it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/diag"
+	"mqlift/internal/plan"
+	"mqlift/internal/run"
+	"mqlift/internal/step"
+)
+
+// Exit codes. They are documented in the README and do not change.
+const (
+	exitOK       = 0   // done, and checked
+	exitFailed   = 1   // failed in another way than below
+	exitUsage    = 2   // the command line, a file or the topology is wrong; nothing was touched
+	exitRefused  = 3   // preflight, or a host that cannot be reached; nothing was changed
+	exitUndone   = 4   // apply failed, all was undone: the old group serves
+	exitPast     = 5   // apply failed after writes were opened, or not all could be undone: look at it now
+	exitUnproven = 6   // verify or failover: a promise did not hold
+	exitStale    = 7   // the cluster has moved away from the saved plan
+	exitLocked   = 8   // another run holds the group
+	exitStopped  = 130 // Ctrl-C; what was done is undone or named
+)
+
+func main() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// Main runs mqlift and returns its exit code.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the program at once
+	}()
+	cmd := newRootCommand()
+	cmd.SetArgs(args)
+	cmd.SetIn(stdin)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var shown *shownError
+	if !errors.As(err, &shown) {
+		fmt.Fprintf(stderr, "mqlift: %v\n", err)
+	}
+	return exitCode(err, ctx.Err() != nil)
+}
+
+// shownError is an error whose text has been printed already; code is the exit code.
+type shownError struct {
+	code int
+	err  error
+}
+
+func (e *shownError) Error() string { return e.err.Error() }
+func (e *shownError) Unwrap() error { return e.err }
+
+// usageError is a wrong command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() + "\nsee `mqlift --help`" }
+func (e *usageError) Unwrap() error { return e.err }
+
+func exitCode(err error, stopped bool) int {
+	var (
+		shown  *shownError
+		usage  *usageError
+		failed *run.Failure
+		stale  *plan.StaleError
+		locked *step.LockedError
+		found  *diag.Error
+	)
+	switch {
+	case errors.As(err, &shown):
+		return shown.code
+	case errors.As(err, &failed) && (failed.Past || failed.UndoErr != nil):
+		return exitPast
+	case stopped || errors.Is(err, context.Canceled):
+		return exitStopped
+	case errors.As(err, &locked):
+		return exitLocked
+	case errors.As(err, &failed):
+		return exitUndone
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &stale):
+		return exitStale
+	case errors.As(err, &found):
+		for _, f := range found.Findings {
+			if isInput(f.Check) {
+				return exitUsage
+			}
+		}
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// isInput tells findings about what the operator wrote from findings about the hosts.
+func isInput(check string) bool {
+	for _, prefix := range []string{"topology", "playbook"} {
+		if len(check) >= len(prefix) && check[:len(prefix)] == prefix {
+			return true
+		}
+	}
+	return false
+}
+
+func newRootCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "mqlift",
+		Short: "Move a RocketMQ master/slave broker group to DLedger, and prove that nothing was lost",
+		Long: `mqlift moves a running RocketMQ master/slave broker group to DLedger (Raft, automatic
+failover) over SSH, from a bastion, and proves that nothing was lost.
+
+The usual order: check, plan, apply, verify, failover. Nothing but apply and failover changes
+anything on the hosts; check, plan, verify and status put a helper program into the host's
+temporary folder and take it away again.
+
+Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 refused, nothing changed ·
+4 failed and undone · 5 failed after writes were opened, or not all undone · 6 not proven ·
+7 plan is stale · 8 group is locked · 130 stopped by Ctrl-C`,
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	cmd.AddCommand(
+		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(), newVerifyCommand(), newFailoverCommand(),
+		newStatusCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
+	)
+	return cmd
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+// noArgs is cobra.NoArgs with this program's kind of error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return &usageError{err}
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"mqlift/internal/probe"
+	"mqlift/internal/step"
+	"mqlift/internal/view"
+)
+
+// applyReport is what an apply did and measured.
+type applyReport struct {
+	OK            bool        `json:"ok"`
+	Error         string      `json:"error,omitempty"`
+	Run           string      `json:"run"`
+	Group         string      `json:"group"`
+	Release       string      `json:"release"`
+	WriteOutageMS int64       `json:"writeOutageMs"`
+	Reads         readReport  `json:"reads"`
+	State         *step.State `json:"state"`
+}
+
+// readReport is what mqlift's own reader saw: an old key looked up with a fresh route each time.
+type readReport struct {
+	OK        int    `json:"ok"`
+	Failed    int    `json:"failed"`
+	LongestMS int64  `json:"longestOutageMs"`
+	First     string `json:"firstError,omitempty"`
+}
+
+func (r *applyReport) print(out io.Writer) {
+	c := terminal(out)
+	fmt.Fprintln(out)
+	if r.State.FencedAt.IsZero() {
+		return
+	}
+	if outage := r.State.WriteOutage(); outage > 0 {
+		fmt.Fprintf(out, "Writes were unavailable for %s:\n", view.Duration(outage))
+		rows := [][]string{{"stage", "took"}}
+		for _, s := range r.State.Stages {
+			if end := s.Began.Add(s.Took); end.After(r.State.FencedAt) && s.Began.Before(r.State.OpenedAt) {
+				rows = append(rows, []string{s.Name, view.Duration(s.Took)})
+			}
+		}
+		view.Table(out, c, rows)
+	}
+	fmt.Fprintf(out, "Reads with a fresh route, throughout: %d look-ups, %d failed", r.Reads.OK+r.Reads.Failed, r.Reads.Failed)
+	if r.Reads.Failed > 0 {
+		fmt.Fprintf(out, ", longest gap %d ms (%s)", r.Reads.LongestMS, r.Reads.First)
+	}
+	fmt.Fprintln(out)
+	if !r.OK {
+		return
+	}
+	fmt.Fprintf(out, "%s is a DLedger group: %s leads; certificate %s; %d old keys found on every node.\n", r.Group, r.State.Leader, r.State.Certificate.Short(), len(r.State.Samples))
+	if f := r.State.Failover; f != nil {
+		fmt.Fprintf(out, "A forced failover was survived: writes out for %s, an application for %s, %d acknowledged messages all found.\n", view.Duration(f.WriteOutage()), view.Duration(f.ClientOutage()), f.Acknowledged)
+	} else {
+		fmt.Fprintln(out, "A forced failover has not been tried: prove it with `mqlift failover`.")
+	}
+}
+
+// reader is mqlift's own look-out on reads during an apply.
+type reader struct {
+	timeline probe.Timeline
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+// watchReads looks tracers up from the moment there are some, with a fresh route each time.
+func (s *session) watchReads(ctx context.Context, e *step.Env) *reader {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &reader{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		keys := e.WaitOldKeys(ctx)
+		if len(keys) == 0 {
+			return
+		}
+		_ = (&probe.FreshReader{
+			Router: s.nameServers, Brokers: probe.BrokersOf(s.client), Broker: e.Plan.Group,
+			Keys: keys, Every: 100 * time.Millisecond, Timeline: &r.timeline,
+		}).Run(ctx) // it can only fail to begin, and then its count is 0, which the report shows
+	}()
+	return r
+}
+
+func (r *reader) stop() readReport {
+	r.cancel()
+	<-r.done
+	sum := r.timeline.Summary()
+	report := readReport{OK: sum.OK, Failed: sum.Failed, LongestMS: sum.Longest.Milliseconds()}
+	for _, o := range sum.Outages {
+		report.First = o.FirstError
+		break
+	}
+	return report
+}

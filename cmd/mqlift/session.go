@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/diag"
+	"mqlift/internal/event"
+	"mqlift/internal/observe"
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/probe"
+	"mqlift/internal/remote"
+	"mqlift/internal/rocketmq"
+	"mqlift/internal/step"
+	"mqlift/internal/topology"
+	"mqlift/internal/view"
+)
+
+// target is what every command that looks at a group is told.
+type target struct {
+	Topology string
+	Group    string
+	Playbook string
+	JSON     bool
+}
+
+func (t *target) addFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&t.Topology, "topology", "t", "topology.yaml", "topology `file`")
+	cmd.Flags().StringVarP(&t.Group, "group", "g", "", "broker group (default: the only one in the topology)")
+	cmd.Flags().BoolVar(&t.JSON, "json", false, "print JSON")
+}
+
+func (t *target) addPlaybookFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.Playbook, "playbook", "dledger", "order of work: a built-in name, or a `file`")
+}
+
+// session is a topology's group with connections to all its hosts.
+type session struct {
+	topology *topology.Topology
+	group    *topology.Group
+	playbook *playbook.Playbook // nil unless asked for
+
+	hosts       map[string]*remote.Host
+	agents      map[string]*agent.Agent
+	client      *rocketmq.Client
+	nameServers *rocketmq.NameServers
+	credentials *rocketmq.Credentials
+}
+
+// open reads what is declared, and only then connects: to all hosts, or to none.
+func (t *target) open(ctx context.Context) (_ *session, err error) {
+	s := &session{agents: map[string]*agent.Agent{}}
+	if s.topology, err = topology.Load(t.Topology); err != nil {
+		return nil, t.input(err)
+	}
+	if s.group, err = s.topology.Group(t.Group); err != nil {
+		return nil, &usageError{err}
+	}
+	if t.Playbook != "" {
+		if s.playbook, err = playbook.Load(t.Playbook, step.Requirements()); err != nil {
+			return nil, t.input(err)
+		}
+	}
+	if acl := s.topology.ACL; acl != nil {
+		secret, err := acl.SecretKey()
+		if err != nil {
+			return nil, t.input(err)
+		}
+		s.credentials = &rocketmq.Credentials{AccessKey: acl.AccessKey, SecretKey: secret}
+	}
+	var targets []remote.Target
+	for i := range s.group.Members {
+		targets = append(targets, s.group.Members[i].SSHTarget())
+	}
+	if s.hosts, err = remote.DialAll(ctx, targets); err != nil {
+		return nil, err
+	}
+	s.client = rocketmq.NewClient(rocketmq.Options{Credentials: s.credentials})
+	s.nameServers = s.client.NameServers(s.topology.NameServers)
+	if err := s.push(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// input makes an unreadable or wrong file a matter of usage.
+func (t *target) input(err error) error {
+	var found *diag.Error
+	if errors.As(err, &found) {
+		return err
+	}
+	return &usageError{err}
+}
+
+func (s *session) push(ctx context.Context) error {
+	agents := make([]*agent.Agent, len(s.group.Members))
+	errs := make([]error, len(s.group.Members))
+	var eg errgroup.Group
+	for i, m := range s.group.Members {
+		eg.Go(func() error {
+			agents[i], errs[i] = agent.Push(ctx, s.hosts[m.Host])
+			return nil
+		})
+	}
+	_ = eg.Wait() // errors are gathered per host
+	for i, m := range s.group.Members {
+		if agents[i] != nil {
+			s.agents[m.Host] = agents[i]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close takes the helper programs off the hosts and ends all connections.
+func (s *session) Close() error {
+	var errs []error
+	for _, a := range s.agents {
+		errs = append(errs, a.Close())
+	}
+	for _, h := range s.hosts {
+		errs = append(errs, h.Close())
+	}
+	if s.client != nil {
+		errs = append(errs, s.client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
+	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})
+}
+
+// plan makes the plan that fits what is true now.
+func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
+	return plan.Make(plan.Input{
+		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Tool: version(),
+		Describe: func(name string, p *plan.Plan) plan.Step {
+			st, ok := step.ByName(name)
+			if !ok {
+				return plan.Step{Name: name} // the playbook was checked against the known steps
+			}
+			return plan.Step{Name: name, Title: st.Title(), Actions: st.Describe(p), Undo: st.UndoText()}
+		},
+	})
+}
+
+// env puts together what steps work with.
+func (s *session) env(p *plan.Plan, state *step.State, emit event.Sink, o step.Options) *step.Env {
+	e := &step.Env{Plan: p, Client: s.client, NameServers: s.nameServers, State: state, Emit: emit, Options: o, Save: func() error { return nil }}
+	for _, m := range p.Members {
+		e.Nodes = append(e.Nodes, &step.Node{Member: m, Remote: s.hosts[m.Host], Agent: s.agents[m.Host]})
+	}
+	return e
+}
+
+// running is a plan of nothing: the group as it is, for commands that only look at it.
+func (s *session) running(facts *observe.Facts) (*plan.Plan, error) {
+	members, err := plan.Members(s.topology, s.group, facts)
+	if err != nil {
+		return nil, err
+	}
+	return &plan.Plan{Cluster: s.topology.Cluster, Group: s.group.Name, Release: facts.Release, NameServers: s.topology.NameServers,
+		Peers: s.group.Peers(), TracerTopic: s.group.TracerTopic, Members: members}, nil
+}
+
+// newRun names a run: sortable, and safe in file names and keys.
+func newRun() string { return "run-" + time.Now().UTC().Format("20060102-150405") }
+
+// whoAmI names the operator and this machine, for locks and reports.
+func whoAmI() (operator, from string) {
+	operator, from = "unknown", "unknown"
+	if u, err := user.Current(); err == nil {
+		operator = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		from = h
+	}
+	return operator, from
+}
+
+// terminal tells whether w is one that takes colours and moves of the cursor.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == ""
+}
+
+// lines is the view of events for people.
+func lines(w io.Writer) *view.Lines { return &view.Lines{W: w, Color: terminal(w), TTY: terminal(w)} }
+
+// keysOf parses TOPIC:KEY and TOPIC:FROM..TO (numbers with the same prefix and width).
+func keysOf(specs []string) ([]probe.MessageKey, error) {
+	var keys []probe.MessageKey
+	for _, spec := range specs {
+		k, err := parseKeys(spec)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("--keys %s: %w", spec, err)}
+		}
+		keys = append(keys, k...)
+	}
+	return keys, nil
+}

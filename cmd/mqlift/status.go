@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mqlift/internal/dledger"
+	"mqlift/internal/observe"
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/run"
+	"mqlift/internal/step"
+	"mqlift/internal/view"
+	"mqlift/playbooks"
+	"mqlift/templates"
+)
+
+func newStatusCommand() *cobra.Command {
+	var t target
+	var stateDir string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say what the group is now: roles, leader, logs, routes, an unfinished run, what going back costs",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runStatus(cmd.Context(), t, stateDir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	t.addFlags(cmd)
+	cmd.Flags().StringVar(&stateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
+	return cmd
+}
+
+// memberStatus is one host's line.
+type memberStatus struct {
+	Host   string    `json:"host"`
+	Role   plan.Kind `json:"role"`
+	PID    int       `json:"pid,omitempty"`
+	Addr   string    `json:"addr,omitempty"`
+	Peer   string    `json:"peer"`
+	Leader string    `json:"leaderItNames,omitempty"`
+	LogEnd int64     `json:"logEnd"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// routeStatus is what one name server gives.
+type routeStatus struct {
+	NameServer string           `json:"nameServer"`
+	Brokers    map[int64]string `json:"brokers,omitempty"`
+	Error      string           `json:"error,omitempty"`
+}
+
+type groupStatus struct {
+	Group      string         `json:"group"`
+	Release    string         `json:"release"`
+	Members    []memberStatus `json:"members"`
+	Routes     []routeStatus  `json:"routes"`
+	Unfinished string         `json:"unfinishedRun,omitempty"`
+	GoingBack  string         `json:"goingBack"`
+}
+
+func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Writer) (err error) {
+	s, err := t.open(ctx)
+	if err != nil {
+		return shownFindings(errOut, t, err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	facts, err := s.observe(ctx)
+	if err != nil {
+		return err
+	}
+	cut, err := run.Unfinished(filepath.Join(stateDir, "runs", s.group.Name))
+	if err != nil {
+		return err
+	}
+	st := s.status(ctx, facts, cut)
+	if t.JSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	}
+	st.print(out)
+	return nil
+}
+
+func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut) *groupStatus {
+	st := &groupStatus{Group: s.group.Name, Release: facts.Release}
+	dled := 0
+	for i := range facts.Members {
+		m := &facts.Members[i]
+		line := memberStatus{Host: m.Declared.Host, Role: plan.KindOf(m), Addr: m.Addr, Peer: m.Declared.Peer, LogEnd: m.LogMax()}
+		if m.Process != nil {
+			line.PID = m.Process.PID
+		}
+		switch line.Role {
+		case plan.DLedger:
+			dled++
+			meta, err := dledger.Ask(ctx, s.client, s.group.Name, dledger.Peer{ID: m.Declared.Peer, Addr: m.Declared.RaftAddr(), Name: m.Declared.Host})
+			line.Leader = meta.LeaderID
+			if err != nil {
+				line.Error = err.Error()
+			}
+		case "":
+			line.Role = "not running"
+			if m.RuntimeErr != nil {
+				line.Error = m.RuntimeErr.Error()
+			}
+		}
+		st.Members = append(st.Members, line)
+	}
+	for _, ns := range facts.NameServers {
+		r := routeStatus{NameServer: ns.Addr, Brokers: ns.Cluster.Brokers[s.group.Name].Addrs}
+		if ns.Err != nil {
+			r.Error = ns.Err.Error()
+		}
+		st.Routes = append(st.Routes, r)
+	}
+	opened := cut != nil && cut.State.Opening()
+	if cut != nil {
+		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it", cut.State.Run, cut.At)
+	}
+	switch {
+	case opened || dled == len(facts.Members):
+		st.GoingBack = "costs every message written since writes were opened on the DLedger group"
+	case cut != nil:
+		st.GoingBack = "is free: writes have not been opened on new peers; `mqlift apply` undoes the cut run first"
+	default:
+		st.GoingBack = "is not needed: the group is master and slave"
+	}
+	return st
+}
+
+func (st *groupStatus) print(out io.Writer) {
+	c := terminal(out)
+	fmt.Fprintf(out, "%s, RocketMQ %s\n", st.Group, st.Release)
+	rows := [][]string{{"host", "role", "pid", "broker", "peer", "names as leader", "log end", ""}}
+	for _, m := range st.Members {
+		end, pid := "", ""
+		if m.LogEnd >= 0 {
+			end = fmt.Sprint(m.LogEnd)
+		}
+		if m.PID > 0 {
+			pid = fmt.Sprint(m.PID)
+		}
+		rows = append(rows, []string{m.Host, string(m.Role), pid, m.Addr, m.Peer, m.Leader, end, m.Error})
+	}
+	view.Table(out, c, rows)
+	for _, r := range st.Routes {
+		if r.Error != "" {
+			fmt.Fprintf(out, "name server %s: %s\n", r.NameServer, r.Error)
+			continue
+		}
+		var ids []string
+		for _, id := range slices.Sorted(maps.Keys(r.Brokers)) {
+			ids = append(ids, fmt.Sprintf("%d at %s", id, r.Brokers[id]))
+		}
+		fmt.Fprintf(out, "name server %s gives brokerId %s\n", r.NameServer, strings.Join(ids, ", "))
+	}
+	if st.Unfinished != "" {
+		fmt.Fprintln(out, st.Unfinished)
+	}
+	fmt.Fprintf(out, "Going back %s.\n", st.GoingBack)
+}
+
+func newPlaybookCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "playbook", Short: "Show or check orders of work", Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(&cobra.Command{
+		Use: "show [NAME]", Short: "Print a built-in playbook", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := "dledger"
+			if len(args) == 1 {
+				name = args[0]
+			}
+			data, err := playbooks.FS.ReadFile(name + ".yaml")
+			if err != nil {
+				return &usageError{fmt.Errorf("no playbook %q is built in; built in are: %s", name, strings.Join(playbook.BuiltIn(), ", "))}
+			}
+			_, err = cmd.OutOrStdout().Write(data)
+			return err
+		},
+	}, &cobra.Command{
+		Use: "check FILE", Short: "Say whether a playbook keeps to what its steps require", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := playbook.Load(args[0], step.Requirements())
+			if err != nil {
+				return (&target{}).input(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d stages, every step has what it needs before it\n", p.Name, len(p.Stages))
+			return nil
+		},
+	})
+	return cmd
+}
+
+func newInitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "init",
+		Short: "Print a commented topology to start from",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(templates.Topology())
+			return err
+		},
+	}
+}

@@ -1,0 +1,294 @@
+// Package refcase runs the reference case on real brokers: it sends what the case sends, keeps
+// traffic going, calls mqlift as its user would, and holds every promise against what was measured.
+package refcase
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"mqlift/internal/lab"
+	"mqlift/internal/probe"
+	"mqlift/internal/rocketmq"
+)
+
+// The case's own names.
+const (
+	Topic    = "topic_dw_test_by_order_01"
+	Group    = "broker-a"
+	OldFirst = 600000
+	OldCount = 100
+)
+
+// KeySpec is how mqlift's --keys names the old messages.
+const KeySpec = Topic + ":m600000..m600099"
+
+// Options of a run.
+type Options struct {
+	Binary  string // the mqlift to use
+	Dir     string // where the lab and all files go
+	Release string
+	Rate    float64 // messages per second kept up by an application; 0 takes 250
+	Keep    bool    // leave the lab up
+	Out     io.Writer
+}
+
+// Case is a lab with the reference case's messages and traffic on it.
+type Case struct {
+	Options
+	Lab    lab.Status
+	client *rocketmq.Client
+
+	Sent   *probe.Sent    // everything sent but the old messages
+	Old    []probe.Entry  // m600000 … m600099
+	Client probe.Timeline // an application's sends
+	Write  probe.Timeline // sends with a fresh route each
+	Read   probe.Timeline // look-ups of old keys with a fresh route each
+
+	stopTraffic context.CancelFunc
+	traffic     sync.WaitGroup
+	mu          sync.Mutex
+	trafficErr  error
+}
+
+// Up starts the lab, creates the topic and sends the old messages.
+func Up(ctx context.Context, o Options) (_ *Case, err error) {
+	if o.Rate == 0 {
+		o.Rate = 250
+	}
+	c := &Case{Options: o, Sent: &probe.Sent{}, client: rocketmq.NewClient(rocketmq.Options{})}
+	if err := c.Run(ctx, "lab", "up", "--dir", c.labDir(), "--release", o.Release); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Down())
+		}
+	}()
+	status, err := c.output(ctx, "lab", "status", "--dir", c.labDir(), "--json")
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(status, &c.Lab); err != nil {
+		return nil, fmt.Errorf("lab status: %w", err)
+	}
+	if err := c.client.Broker(c.Addr("host-a")).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
+		return nil, err
+	}
+	if err := c.routed(ctx); err != nil {
+		return nil, err
+	}
+	old := &probe.Sent{}
+	seed := probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "seed", KeyPrefix: "m", Start: OldFirst, Count: OldCount,
+		Rate: 200, Timeline: &probe.Timeline{}, Sent: old}
+	if err := seed.Run(ctx); err != nil {
+		return nil, err
+	}
+	c.Old = old.Acked()
+	if len(c.Old) != OldCount {
+		return nil, fmt.Errorf("%d of %d old messages were acknowledged", len(c.Old), OldCount)
+	}
+	c.say("sent m%d … m%d to %s", OldFirst, OldFirst+OldCount-1, Topic)
+	return c, nil
+}
+
+// routed waits until the name servers give the topic, which follows the broker's registration.
+func (c *Case) routed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := c.client.NameServers(c.NameServers()).Route(ctx, Topic)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a route to %s: %w", Topic, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Case) labDir() string { return filepath.Join(c.Dir, "lab") }
+
+// StateDir is where mqlift keeps its journals in this case.
+func (c *Case) StateDir() string { return filepath.Join(c.Dir, "state") }
+
+// Topology is the lab's topology file.
+func (c *Case) Topology() string { return c.Lab.Topology }
+
+// NameServers are the lab's name servers.
+func (c *Case) NameServers() []string {
+	var l []string
+	for _, ns := range c.Lab.NameServers {
+		l = append(l, ns.Address)
+	}
+	return l
+}
+
+// Host finds a host of the lab.
+func (c *Case) Host(name string) lab.HostStatus {
+	for _, h := range c.Lab.Hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	return lab.HostStatus{}
+}
+
+// Addr is where a host's broker listens.
+func (c *Case) Addr(host string) string { return fmt.Sprintf("127.0.0.1:%d", c.Host(host).ListenPort) }
+
+// Addrs are all hosts' brokers.
+func (c *Case) Addrs() []string {
+	var l []string
+	for _, h := range c.Lab.Hosts {
+		l = append(l, c.Addr(h.Name))
+	}
+	return l
+}
+
+// Broker asks one host's broker.
+func (c *Case) Broker(host string) *rocketmq.Broker { return c.client.Broker(c.Addr(host)) }
+
+// Start begins the traffic: an application that sends c.Rate keyed messages a second, a sender and a
+// reader of old keys with fresh routes. It returns when all three go steadily.
+func (c *Case) Start(ctx context.Context) error {
+	ctx, c.stopTraffic = context.WithCancel(ctx)
+	router, brokers := c.client.NameServers(c.NameServers()), probe.BrokersOf(c.client)
+	var keys []probe.MessageKey
+	for _, e := range c.Old {
+		keys = append(keys, probe.MessageKey{Topic: e.Topic, Key: e.Key})
+	}
+	c.keep(func() error {
+		return (&probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "application", KeyPrefix: "a", Start: 1, Rate: c.Rate, Timeline: &c.Client, Sent: c.Sent}).Run(ctx)
+	})
+	c.keep(func() error {
+		return (&probe.FreshSender{Router: router, Brokers: brokers, Broker: Group, Topic: Topic, Group: "probe", KeyPrefix: "w", Start: 1, Timeline: &c.Write, Sent: c.Sent}).Run(ctx)
+	})
+	c.keep(func() error {
+		return (&probe.FreshReader{Router: router, Brokers: brokers, Broker: Group, Keys: keys, Timeline: &c.Read}).Run(ctx)
+	})
+	return c.Steady(ctx)
+}
+
+// Steady waits until all traffic has gone without a failure for a while.
+func (c *Case) Steady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	now := time.Now()
+	for name, t := range map[string]*probe.Timeline{"the application's sends": &c.Client, "sends with a fresh route": &c.Write, "look-ups of old keys": &c.Read} {
+		if err := t.WaitSteady(ctx, now, 50); err != nil {
+			return fmt.Errorf("waiting for %s to go steadily (%s): %w", name, t.LastError(now), err)
+		}
+	}
+	return nil
+}
+
+func (c *Case) keep(f func() error) {
+	c.traffic.Add(1)
+	go func() {
+		defer c.traffic.Done()
+		if err := f(); err != nil {
+			c.mu.Lock()
+			c.trafficErr = errors.Join(c.trafficErr, err)
+			c.mu.Unlock()
+		}
+	}()
+}
+
+// Stop ends the traffic and waits for what is under way.
+func (c *Case) Stop() error {
+	if c.stopTraffic == nil {
+		return nil
+	}
+	c.stopTraffic()
+	c.traffic.Wait()
+	return c.trafficErr
+}
+
+// Run calls mqlift, showing its output.
+func (c *Case) Run(ctx context.Context, args ...string) error {
+	c.say("$ mqlift %s", strings.Join(args, " "))
+	cmd := c.command(ctx, args)
+	cmd.Stdout, cmd.Stderr = c.Out, c.Out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("mqlift %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// output calls mqlift and returns what it prints.
+func (c *Case) output(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := c.command(ctx, args)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("mqlift %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return out, nil
+}
+
+func (c *Case) command(ctx context.Context, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Binary, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	return cmd
+}
+
+func (c *Case) say(format string, args ...any) {
+	fmt.Fprintf(c.Out, "\n"+format+"\n", args...)
+}
+
+// Find looks messages up on every host's broker by address.
+func (c *Case) Find(ctx context.Context, entries []probe.Entry) ([]probe.NodeKeys, error) {
+	return probe.Lookup{Brokers: probe.BrokersOf(c.client), Parallel: 8}.Find(ctx, entries, c.Addrs())
+}
+
+// Bugs returns the lines with [BUG] in the brokers' logs, by host.
+func (c *Case) Bugs() (map[string][]string, error) {
+	found := map[string][]string{}
+	for _, h := range c.Lab.Hosts {
+		logs, err := filepath.Glob(filepath.Join(h.Home(), "logs/rocketmqlogs/*.log"))
+		if err != nil {
+			return nil, err
+		}
+		if len(logs) == 0 {
+			return nil, fmt.Errorf("%s: no broker logs to look at", h.Name)
+		}
+		for _, file := range logs {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			for line := range strings.Lines(string(data)) {
+				if strings.Contains(line, "[BUG]") {
+					found[h.Name] = append(found[h.Name], strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// Down ends the lab, unless it is to be kept, and all connections.
+func (c *Case) Down() error {
+	err := c.Stop()
+	err = errors.Join(err, c.client.Close())
+	if c.Keep {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	return errors.Join(err, c.Run(ctx, "lab", "down", "--dir", c.labDir()))
+}

@@ -1,0 +1,319 @@
+// Package agent is what mqlift does on a broker host itself: it reports facts, starts and stops
+// brokers, walks commit logs at disk speed, and moves data. The agent is the running mqlift binary,
+// pushed to the host for the length of a connection; its hidden command answers one request with
+// JSON. The methods of Agent are the bastion's side of the same.
+package agent
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"mqlift/internal/remote"
+)
+
+// Host is a host to run commands on; *remote.Host is one.
+type Host interface {
+	Name() string
+	Run(context.Context, remote.Cmd) (remote.Result, error)
+}
+
+// Agent is the mqlift binary in place on a host. It is safe for concurrent use.
+type Agent struct {
+	host   Host
+	dir    string
+	binary string
+	guard  *guard
+}
+
+// PlatformError says that this binary cannot run on the host.
+type PlatformError struct {
+	Host string
+	Want string // GOOS/GOARCH of this binary
+	Have string // what the host calls itself
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("%s: the host is %s, and this mqlift is built for %s; run the mqlift that is built for the host",
+		e.Host, e.Have, e.Want)
+}
+
+// NoExecError says that nothing may be executed in the place that the agent was to go to.
+type NoExecError struct {
+	Host string
+	Dir  string
+}
+
+func (e *NoExecError) Error() string {
+	return fmt.Sprintf("%s: programs in %s cannot be executed (mounted noexec?); name a directory for the agent on a file system without it",
+		e.Host, e.Dir)
+}
+
+type pushOptions struct{ executable, parent string }
+
+// PushOption changes how Push works.
+type PushOption func(*pushOptions)
+
+// WithExecutable pushes another file than the running program.
+func WithExecutable(path string) PushOption { return func(o *pushOptions) { o.executable = path } }
+
+// WithParent makes the agent's directory inside that one instead of ${TMPDIR:-/tmp}. It must exist
+// and allow execution.
+func WithParent(dir string) PushOption { return func(o *pushOptions) { o.parent = dir } }
+
+// Push puts the running mqlift binary into a fresh private directory of the host. The directory is
+// gone after Close, and also when the connection or this process ends in any other way: a guard on
+// the host removes it as soon as its input ends. The context bounds the pushing only.
+//
+// Errors a caller may decide on: *PlatformError, *NoExecError.
+func Push(ctx context.Context, host Host, options ...PushOption) (*Agent, error) {
+	var o pushOptions
+	for _, option := range options {
+		option(&o)
+	}
+	a, err := push(ctx, host, o)
+	if err != nil {
+		return nil, fmt.Errorf("putting the agent in place: %w", err)
+	}
+	return a, nil
+}
+
+func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
+	if o.executable == "" {
+		if o.executable, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	binary, err := os.ReadFile(o.executable)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := checkPlatform(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	guard, err := setGuard(ctx, host, o.parent)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, guard.release())
+		}
+	}()
+	if !guard.canExec {
+		return nil, &NoExecError{Host: host.Name(), Dir: guard.parent()}
+	}
+	a = &Agent{host: host, dir: guard.dir, binary: guard.dir + "/mqlift", guard: guard}
+
+	unpack, body := "cat", binary
+	if packed {
+		if body, err = gzipped(binary); err != nil {
+			return nil, err
+		}
+		unpack = "gzip -dc"
+	}
+	_, err = host.Run(ctx, remote.Cmd{
+		Argv:  []string{"sh", "-c", unpack + ` >"$1" && chmod 700 "$1"`, "sh", a.binary},
+		Stdin: bytes.NewReader(body),
+	})
+	if err != nil {
+		return nil, err
+	}
+	hello, err := call[Hello](ctx, a, "hello", struct{}{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(binary)
+	if want := hex.EncodeToString(sum[:]); hello.SHA256 != want {
+		return nil, fmt.Errorf("%s: the pushed binary has SHA-256 %s instead of %s: it was damaged on the way", host.Name(), hello.SHA256, want)
+	}
+	return a, nil
+}
+
+// checkPlatform compares the host with this binary, and tells whether the host has gzip.
+func checkPlatform(ctx context.Context, host Host) (hasGzip bool, err error) {
+	r, err := host.Run(ctx, remote.Cmd{Argv: []string{"sh", "-c", "uname -s; uname -m; command -v gzip || :"}})
+	if err != nil {
+		return false, err
+	}
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	if len(lines) < 2 {
+		return false, fmt.Errorf("%s: uname printed %q", host.Name(), r.Stdout)
+	}
+	have := platform(strings.TrimSpace(lines[0]), strings.TrimSpace(lines[1]))
+	if want := runtime.GOOS + "/" + runtime.GOARCH; have != want {
+		return false, &PlatformError{Host: host.Name(), Want: want, Have: have}
+	}
+	return len(lines) > 2, nil
+}
+
+// platform puts what uname says into Go's words.
+func platform(system, machine string) string {
+	switch machine {
+	case "x86_64", "amd64":
+		machine = "amd64"
+	case "aarch64", "arm64":
+		machine = "arm64"
+	case "i386", "i486", "i586", "i686":
+		machine = "386"
+	}
+	return strings.ToLower(system) + "/" + machine
+}
+
+func gzipped(data []byte) ([]byte, error) {
+	var b bytes.Buffer
+	// The fastest level: the binary shrinks to less than half in a fraction of a second.
+	w, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// Host returns the host's name.
+func (a *Agent) Host() string { return a.host.Name() }
+
+// Dir is the agent's directory on the host.
+func (a *Agent) Dir() string { return a.dir }
+
+// Close removes the agent from the host and waits until that is done. When the connection is lost
+// already, it has been removed there, or will be when the host notices.
+func (a *Agent) Close() error {
+	err := a.guard.release()
+	var lost *remote.TransientError
+	if err != nil && !errors.As(err, &lost) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("%s: removing the agent from %s: %w", a.Host(), a.dir, err)
+	}
+	return nil
+}
+
+// guard is a command held open on the host that owns the agent's directory: it makes it, and
+// removes it when its input ends, which also happens when this process is killed or the network
+// goes. It does not listen to hang-ups, so that a closing session cannot end it before its work.
+type guard struct {
+	dir     string
+	canExec bool
+
+	input *io.PipeWriter
+	ended chan struct{}
+	err   error // of the command, once ended is closed
+}
+
+// $1 is the directory to make it in, empty for the host's own. A script that exits with 7 tells
+// whether files in it can be executed.
+const guardScript = `umask 077
+trap '' HUP INT TERM PIPE
+parent=${1:-${TMPDIR:-/tmp}}
+d=$(mktemp -d "$parent/mqlift.XXXXXXXXXX") || exit 1
+printf '#!/bin/sh\nexit 7\n' >"$d/try" && chmod 700 "$d/try"
+"$d/try" 2>/dev/null
+printf 'guard %s %s\n' "$?" "$d"
+cat >/dev/null
+rm -rf -- "$d"
+`
+
+func setGuard(ctx context.Context, host Host, parent string) (*guard, error) {
+	stdin, input := io.Pipe()
+	g := &guard{input: input, ended: make(chan struct{})}
+	ready := make(chan string, 1)
+	// The guard outlives the context of the push: ending it by force would leave the directory.
+	held, drop := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer close(g.ended)
+		defer drop()
+		_, g.err = host.Run(held, remote.Cmd{
+			Argv: []string{"sh", "-c", guardScript, "sh", parent}, Stdin: stdin,
+			Stdout: &firstLine{prefix: "guard ", found: ready},
+		})
+		stdin.CloseWithError(io.ErrClosedPipe)
+	}()
+	select {
+	case line := <-ready:
+		status, dir, ok := strings.Cut(line, " ")
+		if !ok || !strings.HasPrefix(dir, "/") {
+			input.Close()
+			return nil, fmt.Errorf("%s: the guard printed %q", host.Name(), line)
+		}
+		g.dir, g.canExec = dir, status == "7"
+		return g, nil
+	case <-g.ended:
+		var exit *remote.ExitError // whose text would show the whole script
+		if errors.As(g.err, &exit) {
+			return nil, fmt.Errorf("%s: no directory could be made for it: %s", host.Name(), strings.TrimSpace(exit.Stderr))
+		}
+		return nil, fmt.Errorf("making a directory for it: %w", cmp.Or(g.err, errNoGuard))
+	case <-ctx.Done():
+		input.Close()
+		go func() { // a host that does not answer is not waited for
+			select {
+			case <-g.ended:
+			case <-time.After(removeWait):
+				drop()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+var errNoGuard = errors.New("the guard ended at once")
+
+// removeWait is how long the guard may take to remove the directory before it is given up on.
+const removeWait = 10 * time.Second
+
+func (g *guard) parent() string { return g.dir[:max(1, strings.LastIndexByte(g.dir, '/'))] }
+
+// release ends the guard's input and waits for the directory's removal.
+func (g *guard) release() error {
+	g.input.Close()
+	select {
+	case <-g.ended:
+		return g.err
+	case <-time.After(removeWait):
+		return fmt.Errorf("not done after %v; it goes when the connection ends", removeWait)
+	}
+}
+
+// firstLine finds the first line with a prefix in what is written to it and drops the rest.
+type firstLine struct {
+	prefix string
+	found  chan<- string
+	once   sync.Once
+	buf    []byte
+}
+
+func (w *firstLine) Write(p []byte) (int, error) {
+	w.buf = append(w.buf, p...)
+	for {
+		line, rest, ok := bytes.Cut(w.buf, []byte("\n"))
+		if !ok {
+			break
+		}
+		w.buf = rest
+		if text, ok := strings.CutPrefix(string(line), w.prefix); ok {
+			w.once.Do(func() { w.found <- text })
+		}
+	}
+	if len(w.buf) > 64<<10 {
+		w.buf = nil
+	}
+	return len(p), nil
+}

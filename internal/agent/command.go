@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Command is the hidden command that the pushed binary is called with. Its sub-commands read one
+// JSON request line from stdin and answer with JSON lines on stdout; see wire.go.
+func Command() *cobra.Command {
+	c := &cobra.Command{
+		Use: "agent", Hidden: true,
+		Short: "What mqlift runs on a broker host by itself; not for use by hand",
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(
+		verb("hello", hello),
+		verb("environment", printEnvironment),
+		verb("facts", facts),
+		verb("broker", findBroker),
+		verb("start", startBroker),
+		verb("stop", stopBroker),
+		verb("kill", killBroker),
+		verb("wait-port", waitPort),
+		verb("read-file", func(_ context.Context, path string, _ *session) (*File, error) { return readFile(path) }),
+		verb("write-file", writeFile),
+		verb("move-aside", moveAside),
+		verb("list", func(ctx context.Context, r ListRequest, s *session) ([]Entry, error) {
+			return listTree(ctx, r, s.progress())
+		}),
+		verb("tail", func(_ context.Context, r TailRequest, _ *session) (Tail, error) { return tailFile(r) }),
+		verb("inspect", inspect),
+		verb("consume-queue-end", consumeQueueEnd),
+		verb("index-end", indexEnd),
+		verb("copy-local", copyLocal),
+		verb("unpack", unpack),
+		dataVerb("pack", pack),
+	)
+	return c
+}
+
+// verb makes a sub-command of a function. An error is in the answer, and makes the exit status not 0.
+func verb[Request, Result any](name string, run func(context.Context, Request, *session) (Result, error)) *cobra.Command {
+	return command(name, run, func(c *cobra.Command) (answer, data io.Writer) { return c.OutOrStdout(), nil })
+}
+
+// dataVerb is a verb that writes data to stdout, and its answer to stderr.
+func dataVerb[Request, Result any](name string, run func(context.Context, Request, *session) (Result, error)) *cobra.Command {
+	return command(name, run, func(c *cobra.Command) (answer, data io.Writer) { return c.ErrOrStderr(), c.OutOrStdout() })
+}
+
+func command[Request, Result any](name string, run func(context.Context, Request, *session) (Result, error),
+	outputs func(*cobra.Command) (answer, data io.Writer)) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, stop := untilUnheard(c.Context())
+			defer stop()
+			answer, data := outputs(c)
+			ctx, s := openSession(ctx, answer)
+			in := bufio.NewReaderSize(c.InOrStdin(), 1<<20)
+			s.in, s.data = in, data
+			var result Result
+			request, err := readRequest[Request](in)
+			if err == nil {
+				result, err = run(ctx, request, s)
+			}
+			s.finish(result, err)
+			return err
+		},
+	}
+}
+
+// untilUnheard ends the context on the signals that tell an agent to go. SIGPIPE is among them: it
+// says that the connection is gone, and must not kill before temporary files are removed.
+func untilUnheard(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+}
+
+// readRequest reads the request line; without one, the zero request.
+func readRequest[Request any](r *bufio.Reader) (Request, error) {
+	var request Request
+	line, err := r.ReadBytes('\n')
+	if err != nil && err != io.EOF {
+		return request, fmt.Errorf("reading the request: %w", err)
+	}
+	if len(line) == 0 {
+		return request, nil
+	}
+	if err := json.Unmarshal(line, &request); err != nil {
+		return request, fmt.Errorf("the request: %w", err)
+	}
+	return request, nil
+}

@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"mqlift/internal/remote"
+	"mqlift/internal/transfer"
+)
+
+// CopySpec says what of a store is copied from one host to another.
+type CopySpec struct {
+	// FromRoot and ToRoot are the folders on the source and the target that all paths are below.
+	FromRoot string `json:"fromRoot"`
+	ToRoot   string `json:"toRoot"`
+	// Trees are folders or files that the target is made to mirror, Logs ranges of commit logs.
+	Trees []string            `json:"trees,omitempty"`
+	Logs  []transfer.LogRange `json:"logs,omitempty"`
+	// Quarantine and Incoming are the target's: see transfer.Options.
+	Quarantine string `json:"quarantine,omitempty"`
+	Incoming   string `json:"incoming,omitempty"`
+	// BytesPerSecond limits the data sent; 0 means no limit.
+	BytesPerSecond int64 `json:"bytesPerSecond,omitempty"`
+}
+
+// CopyResult is a finished copy, as the target counted it and both ends agree on.
+type CopyResult struct {
+	transfer.Stats
+}
+
+// Rate is the data moved per second, in bytes.
+func (r CopyResult) Rate() float64 {
+	if r.Took <= 0 {
+		return 0
+	}
+	return float64(r.Bytes) / r.Took.Seconds()
+}
+
+// CopyError says which end of a copy failed by itself. What only follows from the other end's
+// failure is left out; at least one of the two is set.
+type CopyError struct {
+	From, To       string // host names
+	Source, Target error
+}
+
+func (e *CopyError) Error() string {
+	text := fmt.Sprintf("copying from %s to %s", e.From, e.To)
+	if e.Source != nil {
+		text += ": the source failed: " + e.Source.Error()
+	}
+	if e.Target != nil {
+		text += ": the target failed: " + e.Target.Error()
+	}
+	return text
+}
+
+// Unwrap returns the failures there are.
+func (e *CopyError) Unwrap() []error {
+	var l []error
+	for _, err := range []error{e.Source, e.Target} {
+		if err != nil {
+			l = append(l, err)
+		}
+	}
+	return l
+}
+
+// tidyWait is how long the target may take to tidy up after a copy that was given up.
+const tidyWait = 10 * time.Second
+
+var (
+	errTargetEnded = errors.New("the target has ended")
+	errTargetStuck = errors.New("the target did not end after its input had")
+)
+
+// Copy streams from one host's agent to the other's through this machine. Nothing is under its name
+// on the target before it is complete (transfer.Unpack), and a copy that was cut short can be done
+// again. onProgress, which may be nil, is told the bytes that have arrived. When the context ends,
+// both ends are ended, and its error is returned.
+//
+// Errors a caller may decide on, inside a *CopyError: syscall.ENOSPC, *transfer.MissingError,
+// *transfer.ExtraError, *transfer.PartialError, transfer.ErrCorrupt, *remote.TransientError.
+func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(Progress)) (CopyResult, error) {
+	began := time.Now()
+	request, err := json.Marshal(spec)
+	if err != nil {
+		return CopyResult{}, err
+	}
+	request = append(request, '\n')
+	r, w := io.Pipe()
+	// The target is not ended by force together with the context: its input ends, and it gets time
+	// to remove what is half done.
+	held, drop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer drop(nil)
+
+	type end struct {
+		stats transfer.Stats
+		err   error
+	}
+	source, target := make(chan end, 1), make(chan end, 1)
+	sending, stopSource := context.WithCancel(ctx)
+	defer stopSource()
+	go func() {
+		stats, err := packInto(sending, from, request, w)
+		// An end without a trailer is known for a failure by the target, and one that is reported as
+		// an error would have it killed.
+		w.Close()
+		source <- end{stats, err}
+	}()
+	go func() {
+		stats, err := unpackFrom(held, to, io.MultiReader(bytes.NewReader(request), r), onProgress)
+		r.CloseWithError(errTargetEnded)
+		target <- end{stats, err}
+	}()
+
+	var s, t end
+	targetFirst := false
+	select {
+	case t = <-target:
+		targetFirst = true
+		if t.err != nil && !follows(t.err) {
+			stopSource()
+		}
+		s = <-source
+	case s = <-source:
+		// After a failure, and when all is given up, the target has only to tidy up. Otherwise what
+		// was sent may still be under way, for as long as that takes.
+		hurry := ctx.Done()
+		if s.err != nil {
+			closed := make(chan struct{})
+			close(closed)
+			hurry = closed
+		}
+		select {
+		case t = <-target:
+		case <-hurry:
+			stuck := time.AfterFunc(tidyWait, func() { drop(errTargetStuck) })
+			t = <-target
+			stuck.Stop()
+		}
+	}
+	failed := &CopyError{From: from.Host(), To: to.Host(), Source: s.err, Target: t.err}
+	switch {
+	case s.err == nil && t.err == nil:
+	case ctx.Err() != nil:
+		return CopyResult{}, fmt.Errorf("copying from %s to %s: %w", from.Host(), to.Host(), context.Cause(ctx))
+	case s.err != nil && follows(t.err):
+		failed.Target = partOnly(t.err)
+		return CopyResult{}, failed
+	case targetFirst && t.err != nil:
+		failed.Source = nil
+		return CopyResult{}, failed
+	default:
+		return CopyResult{}, failed
+	}
+	if s.stats.SHA256 != t.stats.SHA256 || s.stats.Bytes != t.stats.Bytes {
+		failed.Target = fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
+			t.stats.Bytes, t.stats.SHA256, s.stats.Bytes, s.stats.SHA256, transfer.ErrCorrupt)
+		return CopyResult{}, failed
+	}
+	t.stats.Took = time.Since(began)
+	return CopyResult{t.stats}, nil
+}
+
+// follows tells that the target failed because its stream did.
+func follows(err error) bool {
+	return errors.Is(err, transfer.ErrSource) || errors.Is(err, transfer.ErrTruncated)
+}
+
+// partOnly keeps of a failure that follows from the source's only that files were left half written.
+func partOnly(err error) error {
+	var partial *transfer.PartialError
+	if errors.As(err, &partial) {
+		return err
+	}
+	return nil
+}
+
+func packInto(ctx context.Context, a *Agent, request []byte, w io.Writer) (transfer.Stats, error) {
+	const verb = "pack"
+	var stats transfer.Stats
+	r, err := a.host.Run(ctx, remote.Cmd{Argv: []string{a.binary, "agent", verb}, Stdin: bytes.NewReader(request), Stdout: w})
+	answer := &answer{}
+	io.WriteString(answer, r.Stderr)
+	return stats, answer.decide(a.Host(), verb, err, &stats)
+}
+
+func unpackFrom(ctx context.Context, a *Agent, stdin io.Reader, onProgress func(Progress)) (transfer.Stats, error) {
+	const verb = "unpack"
+	var stats transfer.Stats
+	answer := &answer{onProgress: onProgress}
+	err := a.run(ctx, verb, stdin, answer)
+	return stats, answer.decide(a.Host(), verb, err, &stats)
+}
+
+func pack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	return transfer.Pack(ctx, s.data, transfer.Spec{
+		Root: r.FromRoot, Trees: r.Trees, Logs: r.Logs, BytesPerSecond: r.BytesPerSecond,
+	})
+}
+
+func unpack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	progress := s.progress()
+	return transfer.Unpack(ctx, s.in, r.ToRoot, transfer.Options{
+		Quarantine: r.Quarantine, Incoming: r.Incoming,
+		Progress: func(done int64) { progress(done, 0) },
+	})
+}
+
+// CopyLocalSpec says which trees are copied on one host.
+type CopyLocalSpec struct {
+	FromRoot   string   `json:"fromRoot"`
+	ToRoot     string   `json:"toRoot"`
+	Trees      []string `json:"trees"`
+	Quarantine string   `json:"quarantine,omitempty"`
+	Incoming   string   `json:"incoming,omitempty"`
+}
+
+// CopyLocal mirrors trees on one host, sharing data where the file system can: transfer.CopyLocal.
+func (a *Agent) CopyLocal(ctx context.Context, spec CopyLocalSpec, onProgress func(Progress)) (transfer.Stats, error) {
+	return call[transfer.Stats](ctx, a, "copy-local", spec, onProgress)
+}
+
+func copyLocal(ctx context.Context, r CopyLocalSpec, s *session) (transfer.Stats, error) {
+	progress := s.progress()
+	return transfer.CopyLocal(ctx, r.FromRoot, r.ToRoot, transfer.Options{
+		Quarantine: r.Quarantine, Incoming: r.Incoming,
+		Progress: func(done int64) { progress(done, 0) },
+	}, r.Trees...)
+}

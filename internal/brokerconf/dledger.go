@@ -1,0 +1,158 @@
+package brokerconf
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// ClosedUntil is the startAcceptSendRequestTimeStamp of a broker that takes no sends: the year
+// 2100, in ms since 1970. It is a long compared with the clock before each send (SendMessageProcessor
+// of 4.5.2, 4.9.7 and 5.3.3: sendMessage, sendBatchMessage, preSend), 0 by default.
+const ClosedUntil int64 = 4102444800000
+
+// CloseWrites is what refuses sends and leaves reads: brokerPermission=4 for routes and consumers'
+// send-backs, the timestamp for producers with an old route. The broker's own writes (due delayed
+// messages, transaction ends) are not refused by it.
+func CloseWrites() []KV {
+	return []KV{
+		{"brokerPermission", "4"},
+		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(ClosedUntil, 10)},
+	}
+}
+
+// OpenWrites is what CloseWrites must be replaced by in a running broker so that it is as this
+// file has it.
+func (f *File) OpenWrites(release string) []KV {
+	s := f.Settings(release, "")
+	return []KV{
+		{"brokerPermission", strconv.Itoa(s.Permission)},
+		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(s.AcceptSendsFrom, 10)},
+	}
+}
+
+// DLedgerTarget is what one member's broker.conf is to say.
+type DLedgerTarget struct {
+	Cluster    string // brokerClusterName; empty: left as it is
+	BrokerName string // the group's broker name, the same on all members; empty: left as it is
+	Group      string // dLegerGroup
+	Peers      string // dLegerPeers, see FormatPeers
+	SelfID     string // dLegerSelfId
+
+	StoreRoot      string // storePathRootDir: the new root
+	StoreCommitLog string // storePathCommitLog: where the old commit log is
+	// MappedFileSizeCommitLog is the length of the commit log's files in bytes; 0: left as it is.
+	MappedFileSizeCommitLog int64
+
+	BrokerID   int      // brokerId at start; 0: the integer of SelfID and one
+	IP1        string   // the address clients are to use; empty: brokerIP1 and brokerIP2 are left
+	IP2        string   // empty: IP1
+	Addresses  []string // this host's further addresses: a brokerIP1 or brokerIP2 among them stays
+	ListenPort int      // 0: left as it is
+
+	Closed bool // for a start with writes closed
+}
+
+// ToDLedger is the edit that makes this file the member's, for a broker of the given release, and
+// for each key that changes one line that says from what, to what and why. Keys that have their
+// value already are not in it, unless they stand there twice. What else is wrong with the file,
+// Findings of the applied edit says.
+func (f *File) ToDLedger(t DLedgerTarget, release string) (Edit, []string) {
+	return f.toDLedger(t, release, false)
+}
+
+// Derive makes the file of a new host's member from this one, another member's: ToDLedger's edit,
+// applied, and brokerIP1 written in any case.
+func (f *File) Derive(name string, t DLedgerTarget, release string) (*File, []string, error) {
+	e, why := f.toDLedger(t, release, true)
+	from := *f
+	from.name = name
+	derived, err := from.Apply(e)
+	return derived, why, err
+}
+
+func (f *File) toDLedger(t DLedgerTarget, release string, otherHost bool) (Edit, []string) {
+	var e Edit
+	var why []string
+	s := f.Settings(release, "")
+	dup := map[string]bool{}
+	for _, d := range f.Duplicates() {
+		dup[d.Key] = true
+	}
+	set := func(key, value, reason string) {
+		old, there := f.Get(key)
+		switch {
+		case there && old == value && !dup[key]:
+			return
+		case !there:
+			why = append(why, fmt.Sprintf("%s = %s (new): %s", key, value, reason))
+		case old == value:
+			why = append(why, fmt.Sprintf("%s = %s (once instead of several times): %s", key, value, reason))
+		default:
+			why = append(why, fmt.Sprintf("%s = %s (was %s): %s", key, value, old, reason))
+		}
+		e.Set = append(e.Set, KV{key, value})
+	}
+
+	if t.Cluster != "" && (s.Cluster != t.Cluster || dup["brokerClusterName"]) {
+		set("brokerClusterName", t.Cluster, "all members are of one cluster")
+	}
+	if t.BrokerName != "" {
+		set("brokerName", t.BrokerName, "all members register as one broker group; without it each takes its host's name")
+	}
+
+	set("enableDLegerCommitLog", "true", "turns DLedger on")
+	set("dLegerGroup", t.Group, "the Raft group; without it no vote succeeds and there is no leader")
+	set("dLegerPeers", t.Peers, "the members, the same on all of them")
+	set("dLegerSelfId", t.SelfID, "which of the members this is")
+	set("storePathRootDir", t.StoreRoot, "DLedger's data, consume queues, index and config are below it, apart from the old store")
+	set("storePathCommitLog", t.StoreCommitLog, "the old commit log stays where it is; the default depends on release and root")
+	if key := fileSizeKey(release); t.MappedFileSizeCommitLog != 0 && t.MappedFileSizeCommitLog != s.MappedFileSizeCommitLog {
+		set(key, strconv.FormatInt(t.MappedFileSizeCommitLog, 10), "the old files have this length; any other stops the start")
+	}
+
+	id := t.BrokerID
+	if id == 0 {
+		id, _ = BrokerIDOf(t.SelfID) // Findings names a bad one
+	}
+	role := "no member registers as master before it is elected"
+	if since(release, "4.6.0") {
+		role = "the election gives the role; SLAVE is the one that cannot be taken for an old master's"
+	}
+	set("brokerRole", "SLAVE", role)
+	set("brokerId", strconv.Itoa(id), "a SLAVE must have one above 0; the member's number and one is what it registers as")
+	if s.TransientStorePool {
+		// Started as SLAVE the pool is never filled, and once elected the empty pool has every send
+		// rejected (SendMessageProcessor.rejectRequest). Measured on 4.5.2, 4.9.7 and 5.3.3: code 2,
+		// "[REJECTREQUEST]system busy", for good.
+		set("transientStorePoolEnable", "false", "DLedger does not use the pool, and a member that started as SLAVE would reject every send once elected, because its pool is empty")
+	}
+
+	here := append(slices.Clone(t.Addresses), t.IP1)
+	ip2 := t.IP2
+	if ip2 == "" {
+		ip2 = t.IP1
+	} else {
+		here = append(here, ip2)
+	}
+	if t.IP1 != "" {
+		if s.IP1 != "" && !slices.Contains(here, s.IP1) || s.IP1 == "" && otherHost || dup["brokerIP1"] {
+			set("brokerIP1", t.IP1, "this host's address, which clients get from the name servers")
+		}
+		if s.IP2 != "" && !slices.Contains(here, s.IP2) || dup["brokerIP2"] {
+			set("brokerIP2", ip2, "this host's address")
+		}
+	}
+	if t.ListenPort != 0 && (t.ListenPort != s.ListenPort || dup["listenPort"]) {
+		set("listenPort", strconv.Itoa(t.ListenPort), "this broker's port")
+		if _, there := f.Get("haListenPort"); there && since(release, "5.1.1") { // before, it is not read
+			set("haListenPort", strconv.Itoa(t.ListenPort+1), "goes with listenPort")
+		}
+	}
+	if t.Closed {
+		for _, kv := range CloseWrites() {
+			set(kv.Key, kv.Value, "writes stay closed until the group is proven; reads work")
+		}
+	}
+	return e, why
+}

@@ -1,0 +1,109 @@
+package lab
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// family makes this process the parent of what its hosts detach, and buries the dead among them.
+//
+// On a real host init does that. Here the first process may be no init at all (containers), and then
+// a stopped broker would stay a zombie: `kill -0` finds it for ever and nobody sees that it stopped.
+type family struct {
+	id string
+
+	mu sync.RWMutex
+	// children are those that os/exec waits for; only it may.
+	children map[int]bool
+	// sessions are all sessions that were ever begun here, by the pid of their first process.
+	sessions map[int]bool
+}
+
+// newFamily makes the process a subreaper, which stays on, and buries orphans until ctx ends.
+func newFamily(ctx context.Context, id string) *family {
+	f := &family{id: id, children: map[int]bool{}, sessions: map[int]bool{}}
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	go func() {
+		defer signal.Stop(died)
+		// The tick finds adopted children while they live: those that left their session are known
+		// by nothing else once they are dead.
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		adopted := map[Process]bool{}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-died:
+			case <-tick.C:
+			}
+			adopted = f.bury(adopted)
+		}
+	}()
+	return f
+}
+
+// start starts a command that os/exec waits for: the caller must call Wait through f.wait.
+func (f *family) start(cmd *exec.Cmd) error {
+	// Held over both: a child that ends at once must not be taken for an orphan.
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	f.children[cmd.Process.Pid] = true
+	if cmd.SysProcAttr != nil && cmd.SysProcAttr.Setsid {
+		f.sessions[cmd.Process.Pid] = true
+	}
+	return nil
+}
+
+// wait is cmd.Wait for a command that start has started.
+func (f *family) wait(cmd *exec.Cmd) error {
+	err := cmd.Wait()
+	f.mu.Lock()
+	delete(f.children, cmd.Process.Pid)
+	f.mu.Unlock()
+	return err
+}
+
+// bury waits for adopted children that are dead. It returns the adopted that live.
+func (f *family) bury(adopted map[Process]bool) map[Process]bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return adopted
+	}
+	live := map[Process]bool{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || f.children[pid] {
+			continue
+		}
+		stat, ok := readStat(pid)
+		if !ok || stat.parent != os.Getpid() {
+			continue
+		}
+		child := Process{PID: pid, started: stat.started}
+		if stat.state != 'Z' {
+			if _, ours := inspect(pid, f.id); ours {
+				live[child] = true
+			}
+			continue
+		}
+		if f.sessions[stat.session] || adopted[child] {
+			unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		}
+	}
+	return live
+}

@@ -1,0 +1,222 @@
+// Package observe collects what is true on a broker group's hosts, brokers and name servers. Nothing
+// in it changes anything.
+package observe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/brokerconf"
+	"mqlift/internal/rocketmq"
+	"mqlift/internal/topology"
+)
+
+// Facts is what was found, at one time, in and around one broker group.
+type Facts struct {
+	At          time.Time
+	Release     string // that the group's brokers run, from the newest answer: "4.5.2"
+	Members     []Member
+	NameServers []NameServer
+}
+
+// NameServer is one name server's own view.
+type NameServer struct {
+	Addr    string
+	Err     error // it did not answer
+	Took    time.Duration
+	Cluster rocketmq.ClusterInfo
+}
+
+// Member is one host of the group.
+type Member struct {
+	Declared *topology.Member
+	Host     *agent.Facts
+	// Skew is how far the host's clock is ahead of this machine's, give or take SkewBy.
+	Skew, SkewBy time.Duration
+
+	// Conf is the broker.conf, nil when there is none; ConfErr is why it could not be read.
+	Conf     *brokerconf.File
+	ConfErr  error
+	Settings brokerconf.Settings // with the running release's defaults; zero without Conf
+
+	// Process is the broker that runs on Conf, nil when none does; Others are further brokers.
+	Process *agent.RocketMQ
+	Others  []agent.RocketMQ
+
+	// Addr is where the broker should answer, Runtime and Live what it said (nil when it did not,
+	// and why).
+	Addr       string
+	Runtime    rocketmq.RuntimeInfo
+	Live       map[string]string // its configuration in effect
+	RuntimeErr error
+
+	// Log is the commit log's folder as it lies there, not walked.
+	Log   []agent.Entry
+	Store *agent.Store          // the old root; DLedger holds the dledger-* folders below the new one, too
+	Trees map[string]agent.Path // by path: install dir, old and new root, commit log, consumequeue, index
+	Lock  []byte                // content of mqlift's lock file, nil when there is none
+}
+
+// Role is brokerId 0, above, or none, as the running broker itself says.
+func (m *Member) Role() string {
+	switch {
+	case m.Live == nil:
+		return ""
+	case m.Live["enableDLegerCommitLog"] == "true":
+		return "dledger"
+	case m.Live["brokerRole"] == "SLAVE":
+		return "slave"
+	}
+	return "master"
+}
+
+// LogMax is the end of the running broker's commit log, -1 when it is not known.
+func (m *Member) LogMax() int64 {
+	if m.Runtime == nil {
+		return -1
+	}
+	n, err := m.Runtime.CommitLogMaxOffset()
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// Hosts are the connections that facts are collected over.
+type Hosts struct {
+	Agents map[string]*agent.Agent // by the topology's host name
+	Client *rocketmq.Client
+}
+
+// Group looks at everything side by side. What could not be found out stands in the facts as an
+// error; the error returned is that of ctx, or of an agent that broke.
+func Group(ctx context.Context, t *topology.Topology, g *topology.Group, h Hosts) (*Facts, error) {
+	f := &Facts{At: time.Now(), Members: make([]Member, len(g.Members)), NameServers: make([]NameServer, len(t.NameServers))}
+	eg, ctx := errgroup.WithContext(ctx)
+	for i, addr := range t.NameServers {
+		eg.Go(func() error {
+			f.NameServers[i] = nameServer(ctx, h.Client, t.NameServers, addr)
+			return ctx.Err()
+		})
+	}
+	for i := range g.Members {
+		eg.Go(func() error {
+			m, err := member(ctx, h, g, &g.Members[i])
+			if err != nil {
+				return fmt.Errorf("%s: %w", g.Members[i].Host, err)
+			}
+			f.Members[i] = *m
+			return nil
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	for _, m := range f.Members {
+		if v := Release(m.Runtime); v != "" && m.Role() != "" {
+			f.Release = v
+			break
+		}
+	}
+	if f.Release == "" {
+		for _, m := range f.Members {
+			if m.Host.Install != nil && m.Host.Install.Release != "" {
+				f.Release = m.Host.Install.Release
+				break
+			}
+		}
+	}
+	return f, nil
+}
+
+func nameServer(ctx context.Context, c *rocketmq.Client, all []string, addr string) NameServer {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	info, err := c.NameServers(all).ClusterInfoAt(ctx, addr)
+	return NameServer{Addr: addr, Err: err, Took: time.Since(began), Cluster: info}
+}
+
+func member(ctx context.Context, h Hosts, g *topology.Group, d *topology.Member) (*Member, error) {
+	a := h.Agents[d.Host]
+	m := &Member{Declared: d, Trees: map[string]agent.Path{}}
+	var err error
+	// First what says where everything else lies.
+	if m.Host, err = a.Facts(ctx, agent.FactsRequest{InstallDir: d.InstallDir, BrokerConf: d.BrokerConf, Env: d.Environment(), Ports: []int{d.RaftPort}}); err != nil {
+		return nil, err
+	}
+	if m.Skew, m.SkewBy, err = a.Skew(ctx); err != nil {
+		return nil, err
+	}
+	for i, b := range m.Host.Brokers {
+		switch {
+		case !b.Java:
+		case b.Conf == d.BrokerConf:
+			m.Process = &m.Host.Brokers[i]
+		default:
+			m.Others = append(m.Others, b)
+		}
+	}
+	if m.Host.BrokerConf != nil {
+		m.Conf, m.ConfErr = brokerconf.Parse(d.BrokerConf, m.Host.BrokerConf.Content)
+	}
+	if m.Conf != nil {
+		m.Settings = m.Conf.Settings(m.Host.Install.Release, m.Host.Home)
+		m.Addr = d.Address + ":" + strconv.Itoa(m.Settings.ListenPort)
+		b := h.Client.Broker(m.Addr)
+		if m.Runtime, m.RuntimeErr = b.RuntimeInfo(ctx); m.RuntimeErr == nil {
+			m.Live, m.RuntimeErr = b.Config(ctx)
+		}
+	}
+	return m, m.disk(ctx, a, g, d)
+}
+
+// disk looks at the store and the places that will be written.
+func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d *topology.Member) error {
+	root, log := m.Settings.StoreRoot, m.Settings.StoreCommitLog
+	paths := []string{d.InstallDir}
+	r := agent.FactsRequest{}
+	if root != "" {
+		r.StoreRoots = []string{root, d.DLedgerRootFor(root)}
+		r.List = []string{log}
+		paths = append(paths, root, log, path.Join(root, "consumequeue"), path.Join(root, "index"), d.DLedgerRootFor(root))
+	}
+	r.Paths = paths
+	f, err := a.Facts(ctx, r)
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Paths {
+		m.Trees[p.Path] = p
+	}
+	if len(f.Stores) > 0 {
+		m.Store = &f.Stores[0]
+		if len(f.Stores) > 1 {
+			m.Store.DLedger = append(m.Store.DLedger, f.Stores[1].DLedger...)
+		}
+	}
+	if len(f.Lists) > 0 {
+		m.Log = f.Lists[0].Entries
+	}
+	lock, err := a.ReadFile(ctx, path.Join(d.WorkDir, g.Name+".lock"))
+	if err == nil {
+		m.Lock = lock.Content
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Release is the release that a broker says it runs, "4.5.2" for V4_5_2; "" when it said nothing.
+func Release(i rocketmq.RuntimeInfo) string {
+	return strings.ReplaceAll(strings.TrimPrefix(i.Version(), "V"), "_", ".")
+}

@@ -1,0 +1,261 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"mqlift/internal/brokerconf"
+	"mqlift/internal/diag"
+	"mqlift/internal/observe"
+	"mqlift/internal/playbook"
+	"mqlift/internal/topology"
+)
+
+// What is copied.
+const (
+	CopyLog    = "commit log"
+	CopyQueues = "consume queues and index"
+)
+
+// Members works out each member before and after, configuration texts included. Facts that passed
+// preflight always give members.
+func Members(t *topology.Topology, g *topology.Group, f *observe.Facts) ([]*Member, error) {
+	var master *observe.Member
+	for i := range f.Members {
+		if KindOf(&f.Members[i]) == Master {
+			master = &f.Members[i]
+		}
+	}
+	var members []*Member
+	for i := range f.Members {
+		m, err := member(g, f, &f.Members[i], master)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Members[i].Declared.Host, err)
+		}
+		members = append(members, m)
+	}
+	return members, nil
+}
+
+func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Member, error) {
+	d := o.Declared
+	m := &Member{
+		Host: d.Host, Address: d.Address, Kind: KindOf(o), Peer: d.Peer, BrokerID: d.BrokerID(), RaftPort: d.RaftPort,
+		InstallDir: d.InstallDir, WorkDir: d.WorkDir, Home: o.Host.Home, Env: d.Environment(), ConfPath: d.BrokerConf,
+	}
+	var err error
+	if m.Start, err = d.StartCommand(); err != nil {
+		return nil, err
+	}
+	if m.Stop, err = d.StopCommand(); err != nil {
+		return nil, err
+	}
+	s, from := o.Settings, o
+	if o.Conf == nil {
+		if master == nil {
+			return m, nil
+		}
+		// A new host gets what the master has, at the same place within its own installation.
+		from, s = master, master.Settings
+		s.StoreRoot = within(s.StoreRoot, master.Declared.InstallDir, d.InstallDir)
+		s.StoreCommitLog = within(s.StoreCommitLog, master.Declared.InstallDir, d.InstallDir)
+		if d.ListenPort != 0 {
+			s.ListenPort = d.ListenPort
+		}
+	} else {
+		m.OldConf = o.Conf.Bytes()
+	}
+	m.ListenPort, m.LogFileSize = s.ListenPort, s.MappedFileSizeCommitLog
+	m.OldRoot, m.CommitLog = s.StoreRoot, s.StoreCommitLog
+	if m.Kind == DLedger {
+		m.NewRoot = s.StoreRoot
+		return m, nil
+	}
+	m.NewRoot = d.DLedgerRootFor(s.StoreRoot)
+	target := brokerconf.DLedgerTarget{
+		BrokerName: g.Name, Group: g.Name, Peers: g.Peers(), SelfID: d.Peer,
+		StoreRoot: m.NewRoot, StoreCommitLog: m.CommitLog, MappedFileSizeCommitLog: m.LogFileSize,
+		BrokerID: m.BrokerID, IP1: d.Address, ListenPort: s.ListenPort,
+	}
+	if m.NewConf, m.Reasons, err = render(from.Conf, m, target, f.Release); err != nil {
+		return nil, err
+	}
+	target.Closed = true
+	if m.ClosedConf, _, err = render(from.Conf, m, target, f.Release); err != nil {
+		return nil, err
+	}
+	oldName := m.ConfPath
+	if m.Kind == Fresh {
+		oldName = "(none)"
+	}
+	m.Diff = brokerconf.Diff(oldName, m.ConfPath, m.OldConf, m.NewConf)
+	return m, nil
+}
+
+func render(from *brokerconf.File, m *Member, target brokerconf.DLedgerTarget, release string) (Text, []string, error) {
+	if m.Kind == Fresh {
+		f, why, err := from.Derive(m.ConfPath, target, release)
+		if err != nil {
+			return nil, nil, err
+		}
+		return f.Bytes(), why, nil
+	}
+	edit, why := from.ToDLedger(target, release)
+	f, err := from.Apply(edit)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.Bytes(), why, nil
+}
+
+// within moves a path from one installation into another; paths outside stay.
+func within(p, from, to string) string {
+	if rest, ok := strings.CutPrefix(p, from+"/"); ok {
+		return path.Join(to, rest)
+	}
+	return p
+}
+
+// Input is what a plan is made from.
+type Input struct {
+	Topology *topology.Topology
+	Group    *topology.Group
+	Facts    *observe.Facts
+	Playbook *playbook.Playbook
+	Tool     string // mqlift's version
+	// Describe tells what a step will do under the plan as far as it has been made.
+	Describe func(step string, p *Plan) Step
+}
+
+// Make works out the plan. It refuses facts that do not pass preflight.
+func Make(in Input) (*Plan, error) {
+	found := Preflight(in.Topology, in.Group, in.Facts)
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	members, err := Members(in.Topology, in.Group, in.Facts)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{
+		Version: 1, Tool: in.Tool, Created: in.Facts.At.UTC().Truncate(time.Second),
+		Topology: in.Topology.File, Playbook: in.Playbook.Name, Cluster: in.Topology.Cluster, Group: in.Group.Name,
+		Release: in.Facts.Release, NameServers: in.Topology.NameServers, Peers: in.Group.Peers(), TracerTopic: in.Group.TracerTopic,
+		Members: members,
+	}
+	for _, f := range found {
+		if f.Severity == diag.Warn {
+			p.Risks.Add(f)
+		}
+	}
+	p.bytes(in.Facts)
+	p.predict()
+	for _, s := range in.Playbook.Stages {
+		stage := Stage{Name: s.Name, Clients: s.Clients, PointOfNoReturn: s.PointOfNoReturn}
+		for _, name := range s.Steps {
+			stage.Steps = append(stage.Steps, in.Describe(name, p))
+		}
+		p.Stages = append(p.Stages, stage)
+	}
+	p.Fingerprint, err = fingerprint(in, p)
+	return p, err
+}
+
+// bytes works out what is copied where, and whether the disks bear it.
+func (p *Plan) bytes(f *observe.Facts) {
+	at := map[string]*observe.Member{}
+	for i := range f.Members {
+		at[f.Members[i].Declared.Host] = &f.Members[i]
+	}
+	size := func(m *Member, path string) int64 { return at[m.Host].Trees[path].Size.Allocated }
+	queues := func(m *Member) int64 {
+		return size(m, path.Join(m.OldRoot, "consumequeue")) + size(m, path.Join(m.OldRoot, "index"))
+	}
+	master, slave := p.Of(Master)[0], p.Of(Slave)[0]
+	for _, m := range p.Members {
+		var need int64
+		if m.Kind == Fresh {
+			p.Copies = append(p.Copies,
+				Copy{What: CopyLog, From: master.Host, To: m.Host, Bytes: size(master, master.CommitLog)},
+				Copy{What: CopyQueues, From: slave.Host, To: m.Host, Bytes: queues(slave)})
+			need = size(master, master.CommitLog) + queues(slave)
+		} else {
+			p.Copies = append(p.Copies, Copy{What: CopyQueues, From: m.Host, To: m.Host, Bytes: queues(m)})
+			need = queues(m)
+		}
+		place := at[m.Host].Trees[m.InstallDir]
+		if tree, ok := at[m.Host].Trees[m.NewRoot]; ok {
+			place = tree
+		}
+		p.Disk = append(p.Disk, Forecast{Host: m.Host, Path: m.NewRoot, Need: need, Free: place.Filesystem.Free})
+		if free := place.Filesystem.Free; free > 0 && need+spareDisk > free {
+			p.Risks.Add(diag.Finding{Check: "host.disk", Severity: diag.Warn, Host: m.Host, Where: m.NewRoot,
+				What: fmt.Sprintf("%d bytes are needed and %d are free", need, free), Do: "make room: brokers refuse sends from 90 % of the disk on (diskMaxUsedSpaceRatio)"})
+		}
+	}
+}
+
+// predict adds up the time without writes from what was measured on 4.5.2 with three brokers on two
+// cores; `mqlift apply` reports the real times beside.
+func (p *Plan) predict() {
+	p.Outage.Parts = []Part{
+		{"the fenced log comes to a stand", 200 * time.Millisecond, 800 * time.Millisecond},
+		{"tail copied, metadata copied, logs certified", 200 * time.Millisecond, 3 * time.Second},
+		{"first peers start", 3 * time.Second, 8 * time.Second},
+		{"leader elected and proven", 1 * time.Second, 4 * time.Second},
+		{"old master stops", 1 * time.Second, 7 * time.Second},
+		{"offsets carried, writes opened", 100 * time.Millisecond, 1 * time.Second},
+	}
+}
+
+func fingerprint(in Input, p *Plan) (string, error) {
+	h := sha256.New()
+	enc := json.NewEncoder(h)
+	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members} {
+		if err := enc.Encode(v); err != nil {
+			return "", fmt.Errorf("plan: %w", err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16], nil
+}
+
+// StaleError tells that the cluster has moved away from a saved plan.
+type StaleError struct {
+	Plan, Now *Plan
+}
+
+func (e *StaleError) Error() string {
+	var moved []string
+	for i, m := range e.Plan.Members {
+		if i >= len(e.Now.Members) {
+			break
+		}
+		n := e.Now.Members[i]
+		switch {
+		case m.Kind != n.Kind:
+			moved = append(moved, fmt.Sprintf("%s was %s and is %s", m.Host, m.Kind, n.Kind))
+		case string(m.OldConf) != string(n.OldConf):
+			moved = append(moved, fmt.Sprintf("%s: %s was changed", m.Host, m.ConfPath))
+		case m.Host != n.Host || m.CommitLog != n.CommitLog || m.OldRoot != n.OldRoot:
+			moved = append(moved, fmt.Sprintf("%s: the store's place was changed", m.Host))
+		}
+	}
+	if len(moved) == 0 {
+		moved = []string{"the topology, the playbook or the release was changed"}
+	}
+	return fmt.Sprintf("the plan of %s (%s) does not fit any more: %s; make and review a new one with `mqlift plan`",
+		e.Plan.Created.Format(time.RFC3339), e.Plan.Fingerprint, strings.Join(moved, "; "))
+}
+
+// CheckFresh compares a saved plan with one made now.
+func CheckFresh(saved, now *Plan) error {
+	if saved.Fingerprint != now.Fingerprint {
+		return &StaleError{Plan: saved, Now: now}
+	}
+	return nil
+}

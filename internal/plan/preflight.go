@@ -1,0 +1,331 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/semver"
+
+	"mqlift/internal/brokerconf"
+	"mqlift/internal/diag"
+	"mqlift/internal/observe"
+	"mqlift/internal/topology"
+)
+
+// Limits of what preflight lets pass.
+const (
+	maxSkew     = 2 * time.Second // stored timestamps and the write outage are measured across clocks
+	maxSlaveLag = 4 << 20         // bytes; a slave under traffic is always a little behind
+	spareDisk   = 1 << 30         // bytes left free beyond what is copied
+)
+
+// KindOf tells what a member is before the upgrade; "" when that cannot be told.
+func KindOf(m *observe.Member) Kind {
+	switch m.Role() {
+	case "dledger":
+		return DLedger
+	case "master":
+		return Master
+	case "slave":
+		return Slave
+	}
+	if m.Process == nil && m.Conf == nil && m.ConfErr == nil {
+		return Fresh
+	}
+	return ""
+}
+
+// Preflight says of everything that an apply depends on whether it is as it must be. It is pure.
+func Preflight(t *topology.Topology, g *topology.Group, f *observe.Facts) diag.Findings {
+	p := preflight{t: t, g: g, f: f}
+	p.group()
+	for i := range f.Members {
+		p.member(&f.Members[i])
+	}
+	p.nameServers()
+	slices.SortStableFunc(p.found, func(a, b diag.Finding) int { return strings.Compare(a.Host, b.Host) })
+	return p.found
+}
+
+type preflight struct {
+	t     *topology.Topology
+	g     *topology.Group
+	f     *observe.Facts
+	found diag.Findings
+}
+
+func (p *preflight) add(s diag.Severity, check, host, where, what, do string) {
+	p.found.Add(diag.Finding{Check: check, Severity: s, Host: host, Where: where, What: what, Do: do})
+}
+
+func (p *preflight) pass(check, host, format string, args ...any) {
+	p.add(diag.Pass, check, host, "", fmt.Sprintf(format, args...), "")
+}
+
+// master is the one serving master, nil when there is not exactly one.
+func (p *preflight) master() *observe.Member {
+	var found *observe.Member
+	for i := range p.f.Members {
+		if KindOf(&p.f.Members[i]) == Master {
+			if found != nil {
+				return nil
+			}
+			found = &p.f.Members[i]
+		}
+	}
+	return found
+}
+
+func (p *preflight) group() {
+	count := map[Kind]int{}
+	for i := range p.f.Members {
+		count[KindOf(&p.f.Members[i])]++
+	}
+	switch {
+	case count[DLedger] == len(p.f.Members):
+		p.add(diag.Fail, "group.roles", "", "", "every member runs as DLedger already", "nothing is left to apply; `mqlift verify` proves the group, `mqlift failover` its failover")
+		return
+	case count[DLedger] > 0:
+		p.add(diag.Fail, "group.roles", "", "", fmt.Sprintf("%d of %d members run as DLedger and the others do not: an upgrade stopped half-way", count[DLedger], len(p.f.Members)),
+			"run `mqlift apply` where that run was started: its journal knows how to go on or back; a half-way state made by hand has to be brought back to master and slave first")
+	case count[Master] != 1:
+		p.add(diag.Fail, "group.roles", "", "", fmt.Sprintf("%d members answer as master, not one", count[Master]), "see below which brokers do not answer; start them, or mend the topology")
+	case count[Slave] == 0:
+		p.add(diag.Fail, "group.roles", "", "", "no member answers as slave", "the upgrade takes consume queues and index from a stopped slave: start one, or mend the topology")
+	default:
+		p.pass("group.roles", "", "1 master, %d slave(s), %d new host(s)", count[Slave], count[Fresh])
+	}
+	if quorum := p.g.Quorum(); count[Slave]+count[Fresh] < quorum && count[Master] == 1 {
+		p.add(diag.Fail, "group.quorum", "", p.g.Where("members"), fmt.Sprintf("without the old master %d members are left, and a quorum is %d", count[Slave]+count[Fresh], quorum), "add members: the new group has to elect a leader before the old master joins")
+	}
+	want := p.g.Release
+	switch running := p.f.Release; {
+	case running == "":
+		p.add(diag.Fail, "group.release", "", "", "no broker says which release it runs", "start the brokers, or look at their logs")
+	case want != "" && want != running:
+		p.add(diag.Fail, "group.release", "", p.g.Where("release"), fmt.Sprintf("the group runs %s and the topology wants %s: this version of mqlift changes the mode and keeps the release", running, want), "leave `release` out, or set it to "+running)
+	case !brokerconf.Known(running):
+		p.add(diag.Fail, "group.release", "", "", fmt.Sprintf("release %s is not one that mqlift knows the defaults of", running), "releases it knows: "+strings.Join(brokerconf.Releases(), ", "))
+	default:
+		p.pass("group.release", "", "%s on all brokers that answer", running)
+		p.found = append(p.found, p.g.CheckRelease(running)...)
+		p.found = append(p.found, releaseRisks(running)...)
+	}
+	for i := range p.f.Members {
+		m := &p.f.Members[i]
+		if v := release(m); v != "" && v != p.f.Release {
+			p.add(diag.Fail, "group.release", m.Declared.Host, m.Addr, fmt.Sprintf("runs %s, the others %s", v, p.f.Release), "bring all brokers of the group to one release first")
+		}
+	}
+}
+
+func release(m *observe.Member) string { return observe.Release(m.Runtime) }
+
+// releaseRisks are what a release is known for.
+func releaseRisks(running string) diag.Findings {
+	var l diag.Findings
+	if semver.Compare("v"+running, "v4.8.0") < 0 {
+		l.Add(diag.Finding{Check: "release.dledger", Severity: diag.Warn,
+			What: "DLedger 0.1, in releases up to 4.7.1, lets a lagging node win an election and cut its peers' logs (rocketmq #2178, dledger #52), and refuses batch messages (code 13)",
+			Do:   "plan the step to 4.9.8 or newer soon after; keep nodes from lagging (disk, network) until then"})
+	} else {
+		l.Add(diag.Finding{Check: "release.controller", Severity: diag.Warn,
+			What: "upstream's newer way to failover is Controller mode (5.x), and there is no way in place from DLedger to it",
+			Do:   "decide for DLedger knowingly"})
+	}
+	return l
+}
+
+func (p *preflight) member(m *observe.Member) {
+	host, d := m.Declared.Host, m.Declared
+	kind := KindOf(m)
+	if kind == DLedger {
+		p.pass("broker.role", host, "runs as DLedger peer %s", m.Live["dLegerSelfId"])
+		return
+	}
+	switch {
+	case m.ConfErr != nil:
+		p.add(diag.Fail, "broker.conf", host, d.BrokerConf, m.ConfErr.Error(), "mend the line: a broker does not start on this file")
+		return
+	case kind == Fresh:
+		p.fresh(m)
+	case m.Process == nil && m.Runtime == nil:
+		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("has a broker.conf, but no broker runs on it and nothing answers at %s", m.Addr),
+			"start the broker and let it catch up; where the host is to be a new member, move the file away")
+	case m.Process == nil:
+		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("a broker answers at %s, but no process of this host was started with this file", m.Addr),
+			"set brokerConf in the topology to the file that the broker was started with (`-c`), and see that mqlift may read its processes")
+	case m.Runtime == nil:
+		p.add(diag.Fail, "broker.running", host, m.Addr, fmt.Sprintf("the broker runs as process %d and does not answer: %v", m.Process.PID, m.RuntimeErr), "look at its log; check listenPort and brokerIP1")
+	default:
+		p.pass("broker.running", host, "process %d answers at %s as %s", m.Process.PID, m.Addr, kind)
+		p.old(m)
+	}
+	p.host(m)
+}
+
+// host checks what any member's host needs.
+func (p *preflight) host(m *observe.Member) {
+	host, d := m.Declared.Host, m.Declared
+	switch skew := m.Skew.Abs(); {
+	case skew > maxSkew+m.SkewBy:
+		p.add(diag.Warn, "host.clock", host, "", fmt.Sprintf("its clock is %s off this machine's", m.Skew.Round(time.Millisecond)), "synchronise the clocks: store timestamps, retention and outage times go by them")
+	default:
+		p.pass("host.clock", host, "within %s of this machine's", max(skew, m.SkewBy).Round(time.Millisecond))
+	}
+	if len(m.Host.Java) == 0 {
+		p.add(diag.Fail, "host.java", host, "", "no Java is found in the environment that the start line will have", "install a JDK, or set javaHome in the topology")
+	} else {
+		p.pass("host.java", host, "%s at %s", m.Host.Java[0].Version, m.Host.Java[0].Path)
+	}
+	for _, port := range m.Host.Ports {
+		switch {
+		case port.Port != d.RaftPort:
+		case !port.Free:
+			p.add(diag.Fail, "host.raftPort", host, d.Where("raftPort"), fmt.Sprintf("port %d is taken: %s", port.Port, port.Problem), "free it, or choose another raftPort")
+		case port.Ephemeral:
+			p.add(diag.Warn, "host.raftPort", host, d.Where("raftPort"), fmt.Sprintf("port %d may be given to an outgoing connection of this host (net.ipv4.ip_local_port_range), and a restarting peer then not get it", port.Port), "reserve it (net.ipv4.ip_local_reserved_ports)")
+		default:
+			p.pass("host.raftPort", host, "%d is free", port.Port)
+		}
+	}
+	if len(m.Others) > 0 && strings.Contains(d.Stop, "mqshutdown") {
+		p.add(diag.Fail, "host.brokers", host, d.Where("stop"), fmt.Sprintf("%d other broker(s) run on this host, and mqshutdown stops every broker that it finds", len(m.Others)), "leave `stop` out: mqlift then signals the one process")
+	}
+	if m.Lock != nil {
+		p.add(diag.Fail, "group.lock", host, path.Join(d.WorkDir, p.g.Name+".lock"), "the group is locked by another run: "+strings.TrimSpace(string(m.Lock)), "let it end, or go on with it where it was started; take it over with `apply --break-lock` when it is dead")
+	}
+	if d.WorkDir != "" {
+		if tree, ok := m.Trees[d.InstallDir]; ok && !tree.Writable {
+			p.add(diag.Fail, "host.writable", host, tree.Nearest, fmt.Sprintf("user %s may not write here", m.Host.User), "use the broker's own user, or sudo: true")
+		}
+	}
+}
+
+// fresh checks a host that gets its first broker.
+func (p *preflight) fresh(m *observe.Member) {
+	host, d := m.Declared.Host, m.Declared
+	p.pass("broker.running", host, "no broker yet")
+	if m.Host.Install != nil && m.Host.Install.Release != "" && m.Host.Install.Release != p.f.Release {
+		p.add(diag.Fail, "host.release", host, d.InstallDir, fmt.Sprintf("holds release %s, and the group runs %s", m.Host.Install.Release, p.f.Release), "move it away, or name another installDir")
+	}
+	port := d.ListenPort
+	if master := p.master(); port == 0 && master != nil {
+		port = master.Settings.ListenPort
+	}
+	for _, l := range m.Host.Listeners {
+		if used := int(l.Address.Port()); used == port || used == port+1 || used == port-2 {
+			p.add(diag.Fail, "host.ports", host, "", fmt.Sprintf("port %d, which the new broker needs (listenPort %d with its neighbours), is taken by process %d", used, port, l.PID), "free it, or set listenPort of this member in the topology")
+		}
+	}
+}
+
+// old checks a running member of the old group.
+func (p *preflight) old(m *observe.Member) {
+	host, d, s := m.Declared.Host, m.Declared, m.Settings
+	if s.BrokerName != "" && s.BrokerName != p.g.Name {
+		p.add(diag.Fail, "broker.name", host, d.BrokerConf, fmt.Sprintf("brokerName is %s, the topology's group is %s", s.BrokerName, p.g.Name), "name the right file, or the right group")
+	}
+	if live := m.Live["brokerName"]; live != p.g.Name && s.BrokerName == "" {
+		p.add(diag.Fail, "broker.name", host, d.BrokerConf, fmt.Sprintf("the file has no brokerName, and the broker calls itself %s and not %s", live, p.g.Name), "write brokerName="+p.g.Name+" into the file and restart this broker")
+	}
+	for _, f := range m.Conf.Findings(brokerconf.Site{Host: host, Release: p.f.Release, Home: m.Host.Home, Addresses: []string{d.Address}}) {
+		p.found.Add(f)
+	}
+	for key, want := range map[string]string{
+		"storePathRootDir": s.StoreRoot, "storePathCommitLog": s.StoreCommitLog,
+		"mapedFileSizeCommitLog": strconv.FormatInt(s.MappedFileSizeCommitLog, 10), "mappedFileSizeCommitLog": strconv.FormatInt(s.MappedFileSizeCommitLog, 10),
+	} {
+		if live, ok := m.Live[key]; ok && live != want {
+			p.add(diag.Fail, "broker.drift", host, d.BrokerConf, fmt.Sprintf("the file gives %s=%s and the running broker has %s", key, want, live), "the file is not the one that the broker was started with, or was changed since: make them agree and restart this broker")
+		}
+	}
+	if s.DLedger {
+		p.add(diag.Fail, "broker.half", host, d.BrokerConf+":"+strconv.Itoa(m.Conf.Line("enableDLegerCommitLog")), "the file turns DLedger on and the running broker is in the old mode: an upgrade was begun by hand", "take enableDLegerCommitLog out again, so that the file is what runs, then plan anew")
+	}
+	if strings.Contains(s.StoreCommitLog, ",") {
+		p.add(diag.Fail, "store.commitlog", host, d.BrokerConf, "storePathCommitLog names several folders, which DLedger cannot take over", "bring the commit log into one folder first")
+	}
+	if m.Store != nil && len(m.Store.DLedger) > 0 {
+		p.add(diag.Fail, "store.dledger", host, m.Store.DLedger[0], fmt.Sprintf("%d dledger folder(s) of an earlier try: their first file decides where DLedger believes the old log to end", len(m.Store.DLedger)), "move them away: mv "+m.Store.DLedger[0]+" "+m.Store.DLedger[0]+".old")
+	}
+	p.commitLog(m)
+	p.found = append(p.found, d.CheckStore(s.StoreRoot, s.StoreCommitLog)...)
+	if KindOf(m) == Slave {
+		p.slave(m)
+	}
+	if m.Live["brokerRole"] == "SYNC_MASTER" {
+		p.add(diag.Warn, "broker.sync", host, "", "SYNC_MASTER: from the stop of the slave to the fence sends answer SLAVE_NOT_AVAILABLE although they are stored", "have producers take that status as stored, or pause them for the stage `narrow`")
+	}
+}
+
+func (p *preflight) commitLog(m *observe.Member) {
+	host, dir := m.Declared.Host, m.Settings.StoreCommitLog
+	var files int
+	bad := false
+	for _, e := range m.Log {
+		switch {
+		case e.Mode.IsDir():
+			bad = true
+			p.add(diag.Fail, "store.junk", host, path.Join(dir, e.Path), "a folder inside the commit log's folder stops a broker from starting", "move it away")
+		case len(e.Path) != 20 || strings.Trim(e.Path, "0123456789") != "":
+			bad = true
+			p.add(diag.Fail, "store.junk", host, path.Join(dir, e.Path), "is no commit log file, and a broker that finds it there does not start", "move it away")
+		case e.Size != m.Settings.MappedFileSizeCommitLog:
+			bad = true
+			p.add(diag.Fail, "store.fileSize", host, path.Join(dir, e.Path), fmt.Sprintf("is %d bytes long, and mappedFileSizeCommitLog is %d", e.Size, m.Settings.MappedFileSizeCommitLog), "all files must have that length; see which of the two is right before the next restart")
+		default:
+			files++
+		}
+	}
+	if !bad {
+		p.pass("store.commitlog", host, "%d files of %d bytes in %s", files, m.Settings.MappedFileSizeCommitLog, dir)
+	}
+	if master := p.master(); master != nil && master.Settings.MappedFileSizeCommitLog != m.Settings.MappedFileSizeCommitLog {
+		p.add(diag.Fail, "store.fileSize", host, m.Declared.BrokerConf, fmt.Sprintf("mappedFileSizeCommitLog is %d here and %d on the master", m.Settings.MappedFileSizeCommitLog, master.Settings.MappedFileSizeCommitLog), "DLedger needs the same file length on all members")
+	}
+}
+
+func (p *preflight) slave(m *observe.Member) {
+	master := p.master()
+	if master == nil || master.LogMax() < 0 || m.LogMax() < 0 {
+		return
+	}
+	switch lag := master.LogMax() - m.LogMax(); {
+	case lag > maxSlaveLag:
+		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave is %d bytes behind the master", lag), "let it catch up, and look at its log when it does not: `mqlift check` again then")
+	case lag < -maxSlaveLag:
+		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave's log goes %d bytes further than the master's", -lag), "it has messages that the master does not: find out why before anything is changed")
+	default:
+		p.pass("slave.caughtUp", m.Declared.Host, "%d bytes behind the master", max(0, lag))
+	}
+}
+
+func (p *preflight) nameServers() {
+	master := p.master()
+	answered := 0
+	for _, ns := range p.f.NameServers {
+		if ns.Err != nil {
+			p.add(diag.Warn, "nameserver", "", ns.Addr, fmt.Sprintf("does not answer: %v", ns.Err), "start it: the upgrade goes on with the others, and clients that know only this one see nothing of it")
+			continue
+		}
+		answered++
+		addrs := ns.Cluster.Brokers[p.g.Name].Addrs
+		if master != nil && addrs[0] != master.Addr {
+			p.add(diag.Fail, "nameserver", "", ns.Addr, fmt.Sprintf("gives %q as the master of %s, and %s is", addrs[0], p.g.Name, master.Addr), "see that brokerIP1 and listenPort of the master are right, and that it registers here")
+			continue
+		}
+		if cluster := ns.Cluster.Brokers[p.g.Name].Cluster; p.t.Cluster != "" && cluster != p.t.Cluster && master != nil {
+			p.add(diag.Fail, "nameserver", "", p.t.Where("cluster"), fmt.Sprintf("the group is in cluster %s, the topology says %s", cluster, p.t.Cluster), "mend the topology")
+			continue
+		}
+		p.pass("nameserver", "", "%s answers in %s and knows the master", ns.Addr, ns.Took.Round(time.Millisecond))
+	}
+	if answered == 0 {
+		p.add(diag.Fail, "nameserver", "", strings.Join(p.t.NameServers, ", "), "no name server answers", "start one, or mend nameServers in the topology")
+	}
+}

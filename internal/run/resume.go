@@ -1,0 +1,103 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"mqlift/internal/event"
+	"mqlift/internal/step"
+)
+
+// Cut is a run that ended without saying so: the tool was killed.
+type Cut struct {
+	Dir   string // of the run: plan.json, journal.jsonl
+	At    string // stage / step that its journal named last
+	State *step.State
+	begun []begun
+}
+
+type begun struct{ stage, step string }
+
+// Unfinished finds the newest run below dir whose journal does not end; nil when there is none.
+func Unfinished(dir string) (*Cut, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for an unfinished run: %w", err)
+	}
+	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() > entries[j].Name() })
+	for _, entry := range entries {
+		c, err := cutOf(filepath.Join(dir, entry.Name()))
+		if err != nil || c != nil {
+			return c, err
+		}
+	}
+	return nil, nil
+}
+
+// cutOf reads one run; nil when it ended, or never began a step.
+func cutOf(dir string) (*Cut, error) {
+	records, err := ReadJournal(filepath.Join(dir, "journal.jsonl"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // killed before the journal was made: nothing was done
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &Cut{Dir: dir}
+	if c.State, err = LastState(records); err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		switch r.Kind {
+		case StepBegin, StepSkip:
+			c.begun = append(c.begun, begun{r.Stage, r.Step})
+			c.At = r.Stage + " / " + r.Step
+		case RunEnd:
+			// A run that failed after writes were opened ended with its words said, but not done.
+			if c.State == nil || !c.State.Opening() || r.Text == endDone {
+				c.begun, c.At = nil, ""
+			}
+		}
+	}
+	if len(c.begun) == 0 || c.State == nil {
+		return nil, nil
+	}
+	return c, nil
+}
+
+// Resume is Run after a run that was cut short; with nil it is Run. Before writes were opened the cut
+// run is undone first: its steps then meet the state that they were planned for. Afterwards the steps
+// up to the one that opened writes are taken as done, and the rest is done again, each step's check
+// asking the hosts.
+func (w *Walk) Resume(ctx context.Context, c *Cut) error {
+	if c == nil {
+		return w.Run(ctx)
+	}
+	if w.Env.State.Opening() {
+		w.event(event.Note, "", "", "writes had been opened: going on from there", 0)
+		return w.run(ctx, true)
+	}
+	w.event(event.Note, "", "", "writes had not been opened: what was begun is undone first", 0)
+	var places []place
+	for _, b := range c.begun {
+		if s, ok := step.ByName(b.step); ok {
+			places = append(places, place{b.stage, s})
+		}
+	}
+	ctxUndo, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	if err := w.undo(ctxUndo, places); err != nil {
+		f := &Failure{Stage: "resume", Step: "undo", Err: errors.New("what a killed run had begun could not all be undone"), UndoErr: err}
+		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
+	}
+	*w.Env.State = w.Env.State.Again()
+	return w.run(ctx, false)
+}

@@ -1,0 +1,177 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"mqlift/internal/event"
+	"mqlift/internal/playbook"
+	"mqlift/internal/step"
+)
+
+// Walk is one pass over a playbook.
+type Walk struct {
+	Playbook *playbook.Playbook
+	Env      *step.Env
+	Journal  *Journal
+}
+
+// Failure is why a walk did not get to its end.
+type Failure struct {
+	Stage, Step string
+	Err         error // what went wrong
+	// Undone tells that everything was taken back and the old group serves as before.
+	Undone bool
+	// UndoErr is what could not be taken back.
+	UndoErr error
+	// Past tells that writes had been opened: going back is no longer free and nothing was undone.
+	Past bool
+}
+
+func (f *Failure) Error() string {
+	s := fmt.Sprintf("%s / %s: %v", f.Stage, f.Step, f.Err)
+	switch {
+	case f.Past:
+		s += "\nwrites are open on the new group and stay so; nothing was undone. Mend the cause, then run `mqlift apply` again: it goes on from what is true on the hosts"
+	case f.UndoErr != nil:
+		s += fmt.Sprintf("\nnot everything could be undone:\n%v\nlook at `mqlift status`", f.UndoErr)
+	case f.Undone:
+		s += "\neverything was undone: the old group serves as before, and what was copied stays for the next try"
+	}
+	return s
+}
+
+func (f *Failure) Unwrap() []error { return []error{f.Err, f.UndoErr} }
+
+// Run does every step that its check does not find done. When one fails, or ctx ends, before writes
+// were opened, all that was done is undone in reverse order, with a context of its own, because half
+// an upgrade is a write outage.
+func (w *Walk) Run(ctx context.Context) error { return w.run(ctx, false) }
+
+// run does the steps; with opened set, only those from the one that opens writes on.
+func (w *Walk) run(ctx context.Context, opened bool) error {
+	if err := w.Journal.Append(RunBegin, "", "", w.Playbook.Name, nil); err != nil {
+		return err
+	}
+	var begun []place
+	for _, stage := range w.Playbook.Stages {
+		if opened = opened && !stage.PointOfNoReturn; opened {
+			continue
+		}
+		w.event(event.StageBegin, stage.Name, "", stage.Clients, 0)
+		began := time.Now()
+		for _, name := range stage.Steps {
+			s, ok := step.ByName(name)
+			if !ok {
+				return fmt.Errorf("stage %s: there is no step %q", stage.Name, name) // Load refuses it earlier
+			}
+			at := place{stage.Name, s}
+			begun = append(begun, at)
+			if err := w.step(ctx, at); err != nil {
+				return w.fail(ctx, begun, err)
+			}
+		}
+		took := time.Since(began)
+		w.Env.State.Stages = append(w.Env.State.Stages, step.StageTime{Name: stage.Name, Began: began, Took: took})
+		w.event(event.StageEnd, stage.Name, "", "", took)
+	}
+	return w.Journal.Append(RunEnd, "", "", endDone, w.Env.State)
+}
+
+// endDone is the text of a run-end record when all was done.
+const endDone = "done"
+
+type place struct {
+	stage string
+	step  step.Step
+}
+
+func (w *Walk) step(ctx context.Context, p place) error {
+	name := p.step.Name()
+	w.Env.At(p.stage, name)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.event(event.StepBegin, p.stage, name, p.step.Title(), 0)
+	began := time.Now()
+	done, seen, err := p.step.Done(ctx, w.Env)
+	if err != nil {
+		w.event(event.StepFail, p.stage, name, err.Error(), time.Since(began))
+		return err
+	}
+	if done {
+		w.event(event.StepSkip, p.stage, name, seen, time.Since(began))
+		return w.Journal.Append(StepSkip, p.stage, name, seen, nil)
+	}
+	if err := w.Journal.Append(StepBegin, p.stage, name, p.step.Title(), w.Env.State); err != nil {
+		return err
+	}
+	if err := p.step.Do(ctx, w.Env); err != nil {
+		w.event(event.StepFail, p.stage, name, err.Error(), time.Since(began))
+		return errors.Join(err, w.Journal.Append(StepFail, p.stage, name, err.Error(), w.Env.State))
+	}
+	w.event(event.StepEnd, p.stage, name, "", time.Since(began))
+	return w.Journal.Append(StepDone, p.stage, name, "", w.Env.State)
+}
+
+// fail undoes what was begun, the failed step included, unless writes are open.
+func (w *Walk) fail(ctx context.Context, begun []place, cause error) error {
+	last := begun[len(begun)-1]
+	f := &Failure{Stage: last.stage, Step: last.step.Name(), Err: cause}
+	if w.Env.State.Opening() {
+		f.Past = true
+		return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
+	}
+	// The operator's Ctrl-C ended ctx; going back must not end with it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
+	defer cancel()
+	f.UndoErr = w.undo(ctx, begun)
+	f.Undone = f.UndoErr == nil
+	return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
+}
+
+// undo takes steps back in reverse order. One that cannot be taken back does not keep the others.
+func (w *Walk) undo(ctx context.Context, begun []place) error {
+	var errs []error
+	for i := len(begun) - 1; i >= 0; i-- {
+		p := begun[i]
+		name := p.step.Name()
+		w.Env.At(p.stage, name)
+		began := time.Now()
+		errs = append(errs, w.Journal.Append(UndoBegin, p.stage, name, "", nil))
+		w.event(event.UndoBegin, p.stage, name, p.step.UndoText(), 0)
+		switch err := p.step.Undo(ctx, w.Env); {
+		case errors.Is(err, step.ErrNothingToUndo):
+			w.event(event.UndoEnd, p.stage, name, "nothing to undo", 0)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("undoing %s: %w", name, err), w.Journal.Append(UndoFail, p.stage, name, err.Error(), w.Env.State))
+			w.event(event.UndoFail, p.stage, name, err.Error(), time.Since(began))
+		default:
+			w.event(event.UndoEnd, p.stage, name, "", time.Since(began))
+			errs = append(errs, w.Journal.Append(UndoDone, p.stage, name, "", w.Env.State))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Walk) event(kind event.Kind, stage, name, text string, took time.Duration) {
+	w.Env.Emit(event.Event{Time: time.Now(), Kind: kind, Stage: stage, Step: name, Text: text, Took: took})
+}
+
+// LastState is the newest state in a journal, nil when there is none.
+func LastState(records []Record) (*step.State, error) {
+	for i := len(records) - 1; i >= 0; i-- {
+		if len(records[i].State) == 0 {
+			continue
+		}
+		var s step.State
+		if err := json.Unmarshal(records[i].State, &s); err != nil {
+			return nil, fmt.Errorf("journal: state of record %d: %w", records[i].Seq, err)
+		}
+		return &s, nil
+	}
+	return nil, nil
+}

@@ -1,0 +1,138 @@
+package step
+
+import (
+	"context"
+	"fmt"
+
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/store"
+	"mqlift/internal/view"
+)
+
+// alignLogs brings every copy of the commit log up to where the master is now, and compares them, so
+// that only what comes after is left to do while sends are refused.
+type alignLogs struct{}
+
+func (alignLogs) Name() string     { return "align-logs" }
+func (alignLogs) Title() string    { return "bring all copies up to the master and compare them" }
+func (alignLogs) UndoText() string { return "" } // a longer, equal log harms nobody
+func (alignLogs) Requirement() playbook.Requirement {
+	return playbook.Requirement{Needs: []string{"slaves-stopped", "copied"}, Proves: []string{"aligned"}}
+}
+
+func (alignLogs) Describe(p *plan.Plan) []plan.Action {
+	var l []plan.Action
+	for _, m := range p.First() {
+		l = append(l, plan.Action{Host: m.Host, Text: "compare " + m.CommitLog + " with the master's, write what is missing or different, move files that the master does not have aside"})
+	}
+	return l
+}
+
+func (alignLogs) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+
+func (alignLogs) Do(ctx context.Context, e *Env) error {
+	end, err := e.logMax(ctx, e.Master())
+	if err != nil {
+		return err
+	}
+	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error { return e.catchUp(ctx, n, end) }); err != nil {
+		return err
+	}
+	if end == 0 {
+		return nil // nothing was ever written
+	}
+	cert, err := e.compare(ctx, 0, end, e.Nodes)
+	if err != nil {
+		return err
+	}
+	e.State.Aligned, e.State.AlignedEnd = cert, end
+	e.note("", "all copies agree up to %d: %s, %d messages, digest %s", end, view.Bytes(cert.Bytes), cert.Messages, cert.Short())
+	return nil
+}
+
+func (alignLogs) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// catchUp makes a copy of the master's commit log up to end. What is there already and equal is kept:
+// a slave's own log, or what an earlier try brought.
+func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
+	m := e.Master()
+	from := int64(0)
+	have, err := n.inspect(ctx, e, store.Options{}, "reading its commit log")
+	if err != nil {
+		return err
+	}
+	if len(have.Files) > 0 && have.End > have.First {
+		ref, err := m.inspect(ctx, e, store.Options{To: min(have.End, end)}, "reading the commit log")
+		if err != nil {
+			if have.End > end {
+				return err
+			}
+			// The copy ends where the master has no message boundary: it went another way.
+			if ref, err = m.inspect(ctx, e, store.Options{To: end}, "reading the commit log"); err != nil {
+				return err
+			}
+		}
+		from = equalUpTo(have, ref)
+		if from < have.End && n.Kind == plan.Slave {
+			if e.State.Diverged == nil {
+				e.State.Diverged = map[string]int64{}
+			}
+			e.mu.Lock()
+			e.State.Diverged[n.Host] = from
+			e.mu.Unlock()
+			e.note(n.Host, "its log differs from the master's within the %s after offset %d: the master's bytes are written over it, and its consume queues and index are built anew", view.Bytes(store.ChunkSize), from)
+		}
+	}
+	if from >= end {
+		return nil
+	}
+	return e.copyLog(ctx, n, from, end)
+}
+
+// equalUpTo is the physical offset up to which two logs agree, at the granularity of chunks. Logs
+// that do not begin at the same offset agree nowhere: expired files went from one and not the other.
+func equalUpTo(a, b *store.Inspection) int64 {
+	if a.First != b.First {
+		return 0
+	}
+	at := a.First
+	for i := range min(len(a.Chunks), len(b.Chunks)) {
+		if a.Chunks[i] != b.Chunks[i] {
+			break
+		}
+		at = a.Chunks[i].Offset + a.Chunks[i].Length
+	}
+	return at
+}
+
+// compare inspects the same range on all nodes side by side and returns a certificate that holds, or
+// an error that names what differs.
+func (e *Env) compare(ctx context.Context, from, to int64, nodes []*Node) (*store.Certificate, error) {
+	found := make([]*store.Inspection, len(nodes))
+	index := map[*Node]int{}
+	for i, n := range nodes {
+		index[n] = i
+	}
+	err := e.each(ctx, nodes, func(ctx context.Context, n *Node) error {
+		in, err := n.inspect(ctx, e, store.Options{From: from, To: to}, "hashing the commit log")
+		found[index[n]] = in
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	members := map[string]*store.Inspection{}
+	for i, n := range nodes {
+		members[n.Host] = found[i]
+	}
+	cert := store.Compare(members)
+	err = cert.Err()
+	if to > 0 { // a master that serves goes on beyond it: what counts is that all agree up to there
+		err = cert.Findings().Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the logs differ: %w", err)
+	}
+	return &cert, nil
+}

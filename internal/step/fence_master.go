@@ -1,0 +1,120 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mqlift/internal/brokerconf"
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+)
+
+const propPermission = "brokerPermission"
+
+// closed is brokerconf.CloseWrites as updateConfig takes it.
+func closed() map[string]string {
+	m := map[string]string{}
+	for _, kv := range brokerconf.CloseWrites() {
+		m[kv.Key] = kv.Value
+	}
+	return m
+}
+
+// fenceMaster makes the old master refuse every send while it goes on answering reads.
+type fenceMaster struct{}
+
+func (fenceMaster) Name() string     { return "fence-master" }
+func (fenceMaster) Title() string    { return "refuse sends on the old master, keep its reads" }
+func (fenceMaster) UndoText() string { return "take sends on the old master again" }
+func (fenceMaster) Requirement() playbook.Requirement {
+	return playbook.Requirement{Needs: []string{"slaves-stopped", "aligned", "carried", "tracer"}, Proves: []string{"fenced"}}
+}
+
+func (fenceMaster) Describe(p *plan.Plan) []plan.Action {
+	var l []plan.Action
+	for _, m := range p.Of(plan.Master) {
+		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission=4 and startAcceptSendRequestTimeStamp far ahead in the running broker (code 25), put broker.conf back as it was, wait until the log's end stands still"})
+	}
+	return l
+}
+
+func (fenceMaster) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+
+func (fenceMaster) Do(ctx context.Context, e *Env) error {
+	m := e.Master()
+	if e.State.Fence == nil {
+		conf, err := m.broker(e).Config(ctx)
+		if err != nil {
+			return err
+		}
+		e.State.Fence = map[string]string{}
+		for key := range closed() {
+			e.State.Fence[key] = conf[key]
+		}
+		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
+			return err
+		}
+	}
+	if e.State.FencedAt.IsZero() {
+		e.State.FencedAt = time.Now()
+	}
+	if err := e.updateConfig(ctx, m, closed(), m.OldConf); err != nil {
+		return err
+	}
+	end, err := e.standsStill(ctx, m)
+	if err != nil {
+		return err
+	}
+	e.State.FencedEnd = end
+	e.note(m.Host, "sends are refused; the log's end stands still at %d", end)
+	return nil
+}
+
+// standsStill waits until the broker's log has not grown for 200 ms (measured: it stands still within
+// 0.2 s after the fence) and all of it is dispatched to consume queues and index.
+func (e *Env) standsStill(ctx context.Context, n *Node) (int64, error) {
+	last, since := int64(-1), time.Now()
+	err := e.until(ctx, 30*time.Second, n.Host+": the fenced log's end to stand still", func(ctx context.Context) error {
+		info, err := n.broker(e).RuntimeInfo(ctx)
+		if err != nil {
+			return err
+		}
+		end, err := info.CommitLogMaxOffset()
+		if err != nil {
+			return permanent(err)
+		}
+		behind, err := info.DispatchBehind()
+		if err != nil {
+			return permanent(err)
+		}
+		if end != last {
+			last, since = end, time.Now()
+		}
+		if quiet := time.Since(since); quiet < 200*time.Millisecond || behind > 0 {
+			return fmt.Errorf("its end is %d since %s, %d bytes not dispatched yet", end, quiet.Round(time.Millisecond), behind)
+		}
+		return nil
+	})
+	return last, err
+}
+
+func (fenceMaster) Undo(ctx context.Context, e *Env) error {
+	if e.State.Fence == nil {
+		return ErrNothingToUndo
+	}
+	m := e.Master()
+	if err := e.updateConfig(ctx, m, e.State.Fence, m.OldConf); err != nil {
+		return err
+	}
+	err := e.until(ctx, 30*time.Second, m.Host+": the old master to take sends again", func(ctx context.Context) error {
+		_, err := e.sendTracer(ctx, m)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.note(m.Host, "the old master takes sends again, after %s", time.Since(e.State.FencedAt).Round(time.Millisecond))
+	e.State.Fence, e.State.FencedAt, e.State.FencedEnd = nil, time.Time{}, 0
+	return nil
+}

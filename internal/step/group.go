@@ -1,0 +1,139 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mqlift/internal/dledger"
+	"mqlift/internal/message"
+	"mqlift/internal/probe"
+	"mqlift/internal/rocketmq"
+)
+
+// peers lists the Raft side of nodes.
+func peers(nodes []*Node) []dledger.Peer {
+	l := make([]dledger.Peer, len(nodes))
+	for i, n := range nodes {
+		l[i] = dledger.Peer{ID: n.Peer, Addr: n.RaftAddr(), Name: n.Host}
+	}
+	return l
+}
+
+// leader finds the node that all of these peers call their leader, and that every answering name
+// server gives as brokerId 0: on 4.5.2 the id alone proves nothing, since a starting broker registers
+// with what its file says.
+func (e *Env) leader(ctx context.Context, nodes []*Node) (*Node, error) {
+	v := dledger.Look(ctx, e.Client, e.Plan.Group, peers(nodes))
+	if err := v.Err(len(e.Nodes)); err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		if n.Peer == v.Leader.ID {
+			return n, e.mastersAre(ctx, n)
+		}
+	}
+	return nil, fmt.Errorf("peer %s leads, which is none of the expected ones", v.Leader.ID)
+}
+
+// sendTracer sends one of mqlift's own messages to a broker and returns its key once it is
+// acknowledged.
+func (e *Env) sendTracer(ctx context.Context, n *Node) (probe.MessageKey, error) {
+	k := probe.MessageKey{Topic: e.Plan.TracerTopic, Key: fmt.Sprintf("%s-%d", e.State.Run, time.Now().UnixNano())}
+	_, err := n.broker(e).Send(ctx, rocketmq.SendRequest{
+		Group: "mqlift", Topic: k.Topic, QueueID: 0,
+		Body: []byte("mqlift tracer"), Properties: map[string]string{message.PropertyKeys: k.Key},
+	})
+	if err != nil {
+		return k, err
+	}
+	e.mu.Lock()
+	e.State.Tracers = append(e.State.Tracers, k)
+	e.mu.Unlock()
+	return k, nil
+}
+
+// oldKeys are the messages that must be found on every node.
+func (e *Env) oldKeys() []probe.MessageKey {
+	keys := append([]probe.MessageKey{}, e.State.Samples...)
+	keys = append(keys, e.Options.Keys...)
+	return append(keys, e.State.Tracers...)
+}
+
+// findOn looks keys up on each node by its own address and says what is missing where.
+func (e *Env) findOn(ctx context.Context, keys []probe.MessageKey, nodes []*Node) error {
+	addrs := make([]string, len(nodes))
+	for i, n := range nodes {
+		addrs[i] = n.Addr()
+	}
+	entries := make([]probe.Entry, len(keys))
+	for i, k := range keys {
+		entries[i] = probe.Entry{Topic: k.Topic, Key: k.Key}
+	}
+	found, err := probe.Lookup{Brokers: probe.BrokersOf(e.Client), Limit: 20 * time.Second}.Find(ctx, entries, addrs)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		switch {
+		case len(f.Missing) > 0:
+			return fmt.Errorf("%s (%s): %d of %d old messages are not found by key, the first being %s of %s", nodes[i].Host, f.Addr, len(f.Missing), len(keys), f.Missing[0].Key, f.Missing[0].Topic)
+		case len(f.Unanswered) > 0:
+			return fmt.Errorf("%s (%s): %d of %d old messages could not be looked up: %s", nodes[i].Host, f.Addr, len(f.Unanswered), len(keys), f.FirstError)
+		}
+		e.note(nodes[i].Host, "%d old keys looked up, all found", len(keys))
+	}
+	return nil
+}
+
+// caughtUp waits until a node that has joined is a follower known to the name servers, names the same
+// leader as all, and holds as much as the leader.
+func (e *Env) caughtUp(ctx context.Context, n *Node) error {
+	return e.until(ctx, 5*time.Minute, n.Host+" to follow the leader and catch up", func(ctx context.Context) error {
+		leader, err := e.leader(ctx, e.Nodes)
+		if err != nil {
+			return err
+		}
+		e.State.Leader = leader.Host
+		ahead, err := e.logMax(ctx, leader)
+		if err != nil {
+			return err
+		}
+		here, err := e.logMax(ctx, n)
+		if err != nil {
+			return err
+		}
+		if here < ahead {
+			return fmt.Errorf("it holds %d of the leader's %d bytes", here, ahead)
+		}
+		return e.registered(ctx, n)
+	})
+}
+
+// logMax asks a broker how far its log goes; what it has not dispatched yet does not count.
+func (e *Env) logMax(ctx context.Context, n *Node) (int64, error) {
+	info, err := n.broker(e).RuntimeInfo(ctx)
+	if err != nil {
+		return 0, err
+	}
+	end, err := info.CommitLogMaxOffset()
+	if err != nil {
+		return 0, err
+	}
+	behind, err := info.DispatchBehind()
+	return end - max(behind, 0), err
+}
+
+// registered checks that a name server gives the node under the group.
+func (e *Env) registered(ctx context.Context, n *Node) error {
+	info, err := e.NameServers.ClusterInfo(ctx)
+	if err != nil {
+		return err
+	}
+	for _, addr := range info.Brokers[e.Plan.Group].Addrs {
+		if addr == n.Addr() {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not registered with the name servers yet", n.Addr())
+}

@@ -1,0 +1,216 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/hostinfo"
+	"mqlift/internal/remote"
+	"mqlift/internal/rocketmq"
+	"mqlift/internal/store"
+	"mqlift/internal/transfer"
+	"mqlift/internal/view"
+)
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+func (n *Node) broker(e *Env) *rocketmq.Broker { return e.Client.Broker(n.Addr()) }
+
+// process is the broker that runs on this node's broker.conf; nil when none does.
+func (n *Node) process(ctx context.Context) (*agent.RocketMQ, error) {
+	f, err := n.Agent.Facts(ctx, agent.FactsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range f.Brokers {
+		if b.Java && b.Conf == n.ConfPath {
+			return &f.Brokers[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// start runs the operator's start line and returns once the broker's JVM is there.
+func (n *Node) start(ctx context.Context, e *Env) error {
+	_, err := n.Agent.StartBroker(ctx, agent.StartRequest{
+		Shell: n.Start, Dir: n.InstallDir, Env: n.Env, ExpectConf: n.ConfPath,
+		Log: n.outLog(), Logs: []string{n.brokerLog(ctx)}, Timeout: 2 * time.Minute,
+	})
+	var already *agent.AlreadyRunningError
+	if errors.As(err, &already) {
+		return nil
+	}
+	return err
+}
+
+// outLog is where a start line's output goes, as in the guide's own start line.
+func (n *Node) outLog() string { return path.Join(n.InstallDir, "logs", "broker_default.log") }
+
+// brokerLog is RocketMQ's own log, below the home of the user that it runs as.
+func (n *Node) brokerLog(context.Context) string {
+	return path.Join(n.Home, "logs/rocketmqlogs/broker.log")
+}
+
+// diedEarly says what a broker that was started and is gone wrote last.
+func (n *Node) diedEarly(ctx context.Context) error {
+	var text []string
+	for _, file := range []string{n.outLog(), n.brokerLog(ctx)} {
+		if t, err := n.Agent.TailFile(ctx, agent.TailRequest{Path: file, Lines: 15}); err == nil {
+			text = append(text, t.Path+" ends with:\n  "+strings.Join(t.Lines, "\n  "))
+		}
+	}
+	return fmt.Errorf("the broker is gone; %s", strings.Join(text, "\n"))
+}
+
+// stop ends a broker with SIGTERM, or the operator's line, and waits until it is gone.
+func (n *Node) stop(ctx context.Context, p *agent.RocketMQ) (time.Duration, error) {
+	r, err := n.Agent.StopBroker(ctx, agent.StopRequest{Process: p.ProcessID, Shell: n.Stop, Dir: n.InstallDir, Env: n.Env, Timeout: 5 * time.Minute})
+	if err != nil {
+		return 0, err
+	}
+	if r.Successor != nil {
+		return r.Took, fmt.Errorf("%s: broker %d stopped, and something started it again as %d: take it from its service manager first, or name the stop command in the topology (stop:)", n.Host, p.PID, r.Successor.PID)
+	}
+	return r.Took, nil
+}
+
+func (n *Node) kill(ctx context.Context, p *agent.RocketMQ) error {
+	_, err := n.Agent.KillBroker(ctx, agent.KillRequest{Process: p.ProcessID})
+	if errors.Is(err, hostinfo.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// inspect walks the node's commit log, telling its progress. A folder that is not there yet holds an
+// empty log.
+func (n *Node) inspect(ctx context.Context, e *Env, o store.Options, what string) (*store.Inspection, error) {
+	o.Root = n.OldRoot
+	o.FileSize = n.LogFileSize
+	show := e.progress(n.Host, what)
+	o.Progress = func(done int64) { show(agent.Progress{Done: done}) }
+	in, err := n.Agent.Inspect(ctx, n.CommitLog, o)
+	if isNotExist(err) {
+		return &store.Inspection{Dir: n.CommitLog}, nil
+	}
+	return in, err
+}
+
+// logEnd walks the log from a known message boundary to its end.
+func (n *Node) logEnd(ctx context.Context, e *Env, from int64) (int64, error) {
+	in, err := n.inspect(ctx, e, store.Options{From: from}, "reading the log's end")
+	if err != nil {
+		return 0, err
+	}
+	return in.End, in.Findings.Err()
+}
+
+// moveLedgersAside renames the dledger-* folders below the new root and returns their new names.
+func (n *Node) moveLedgersAside(ctx context.Context, run string) ([]string, error) {
+	entries, err := n.Remote.ReadDir(ctx, n.NewRoot)
+	if isNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var moved []string
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), "dledger-") || strings.Contains(entry.Name(), ".mqlift-") {
+			continue
+		}
+		to, err := n.Agent.MoveAside(ctx, path.Join(n.NewRoot, entry.Name()), run)
+		if err != nil {
+			return moved, err
+		}
+		moved = append(moved, to)
+	}
+	return moved, nil
+}
+
+// ledgerEmpty tells whether DLedger has written nothing yet. Its index holds 32 bytes an entry
+// (DLedgerMmapFileStore, dledger 0.1 to 0.3), so that the first ones are zero until then.
+func (n *Node) ledgerEmpty(ctx context.Context) (bool, error) {
+	dir := path.Join(n.NewRoot, "dledger-"+n.Peer, "index")
+	entries, err := n.Remote.ReadDir(ctx, dir)
+	if isNotExist(err) || err == nil && len(entries) == 0 {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	r, err := n.Remote.Run(ctx, remote.Cmd{Argv: []string{"head", "-c", "32", path.Join(dir, entries[0].Name())}})
+	if err != nil {
+		return false, err
+	}
+	return strings.Trim(r.Stdout, "\x00") == "", nil
+}
+
+// copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
+// files that the master does not have, must not stay: they go aside.
+func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64) error {
+	m := e.Master()
+	if err := n.Remote.MkdirAll(ctx, n.CommitLog, 0o755); err != nil {
+		return err
+	}
+	r, err := agent.Copy(ctx, m.Agent, n.Agent, agent.CopySpec{
+		FromRoot: m.CommitLog, ToRoot: n.CommitLog,
+		Logs:       []transfer.LogRange{{Dir: ".", FileSize: m.LogFileSize, From: from, To: to}},
+		Quarantine: e.aside(n.CommitLog), Incoming: incoming(n.CommitLog),
+	}, e.progress(n.Host, "commit log"))
+	if err != nil {
+		return err
+	}
+	if r.Bytes > 0 {
+		e.action(n.Host, "%s of commit log received up to offset %d, at %s/s", view.Bytes(r.Bytes), to, view.Bytes(int64(r.Rate())))
+	}
+	for _, file := range r.MovedAway {
+		e.action(n.Host, "%s, which the master does not have, moved aside", file)
+	}
+	return nil
+}
+
+// cutAt makes a node's commit log end at an offset again, zeros after it, as the master's does.
+func (e *Env) cutAt(ctx context.Context, n *Node, end int64) error {
+	return e.copyLog(ctx, n, end, end)
+}
+
+// copyTrees makes trees below a folder of one node mirror those of another.
+func (e *Env) copyTrees(ctx context.Context, from, to *Node, fromRoot, toRoot string, trees []string) error {
+	if err := to.Remote.MkdirAll(ctx, toRoot, 0o755); err != nil {
+		return err
+	}
+	r, err := agent.Copy(ctx, from.Agent, to.Agent, agent.CopySpec{
+		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: incoming(toRoot),
+	}, e.progress(to.Host, "files"))
+	if err == nil {
+		e.action(to.Host, "%d files, %s of data, received in %s", r.Files, view.Bytes(r.Bytes), toRoot)
+	}
+	return err
+}
+
+// copyWithin does the same on one host.
+func (e *Env) copyWithin(ctx context.Context, n *Node, fromRoot, toRoot string, trees []string) error {
+	if err := n.Remote.MkdirAll(ctx, toRoot, 0o755); err != nil {
+		return err
+	}
+	r, err := n.Agent.CopyLocal(ctx, agent.CopyLocalSpec{
+		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: incoming(toRoot),
+	}, e.progress(n.Host, "files"))
+	if err == nil {
+		e.action(n.Host, "%d files, %s of data, carried to %s", r.Files, view.Bytes(r.Bytes), toRoot)
+	}
+	return err
+}
+
+// aside is where a run puts what it finds in its way: beside the folder, on the same file system.
+func (e *Env) aside(dir string) string { return dir + ".mqlift-" + e.State.Run }
+
+// incoming is where files lie that are not complete yet.
+func incoming(dir string) string { return dir + ".mqlift-incoming" }

@@ -1,0 +1,72 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+)
+
+// proveGroup shows that the whole group serves: one leader, old and new messages on every node.
+type proveGroup struct{}
+
+func (proveGroup) Name() string     { return "prove-group" }
+func (proveGroup) Title() string    { return "one leader, old keys and new sends on every node" }
+func (proveGroup) UndoText() string { return "" }
+func (proveGroup) Requirement() playbook.Requirement {
+	return playbook.Requirement{Needs: []string{"open", "joined"}, Proves: []string{"group-proven"}}
+}
+
+func (proveGroup) Describe(p *plan.Plan) []plan.Action {
+	l := []plan.Action{{Text: fmt.Sprintf("send %d messages to %s at the leader", tracers, p.TracerTopic)}}
+	for _, m := range p.Members {
+		l = append(l, plan.Action{Host: m.Host, Text: "look old and new keys up at " + m.Addr()})
+	}
+	return l
+}
+
+func (proveGroup) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+
+func (proveGroup) Do(ctx context.Context, e *Env) error {
+	_, err := e.prove(ctx)
+	return err
+}
+
+func (proveGroup) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// Verify proves a running DLedger group and returns how many old keys were found on every node. Where
+// none were given they are picked from the leader's copy of the old commit log.
+func (e *Env) Verify(ctx context.Context) (int, error) {
+	if len(e.Options.Keys) == 0 {
+		if err := e.pick(ctx, e.Nodes[0]); err != nil {
+			return 0, err
+		}
+	}
+	return e.prove(ctx)
+}
+
+// prove waits for one leader, looks the old keys up on every node, and sends messages that must be
+// found there, too.
+func (e *Env) prove(ctx context.Context) (int, error) {
+	var leader *Node
+	err := e.until(ctx, 90*time.Second, "all peers to name one leader", func(ctx context.Context) (err error) {
+		leader, err = e.leader(ctx, e.Nodes)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	e.State.Leader = leader.Host
+	old := len(e.oldKeys())
+	if _, err := e.ensureTracerTopic(ctx, leader); err != nil {
+		return 0, err
+	}
+	for range tracers {
+		if _, err := e.sendTracer(ctx, leader); err != nil {
+			return 0, fmt.Errorf("%s leads, but does not take a message: %w", leader.Host, err)
+		}
+	}
+	return old, e.findOn(ctx, e.oldKeys(), e.Nodes)
+}

@@ -1,0 +1,122 @@
+package step
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+)
+
+// renderConfigs writes each host's new broker.conf beside the old one and keeps the old one under a
+// name that says which run it was.
+type renderConfigs struct{}
+
+func (renderConfigs) Name() string     { return "render-configs" }
+func (renderConfigs) Title() string    { return "write the new broker.conf beside the old one" }
+func (renderConfigs) UndoText() string { return "remove the files beside broker.conf" }
+func (renderConfigs) Requirement() playbook.Requirement {
+	return playbook.Requirement{Needs: []string{"locked", "installed"}, Proves: []string{"configs"}}
+}
+
+func renderedPath(m *plan.Member) string           { return m.ConfPath + ".mqlift-new" }
+func backupPath(m *plan.Member, run string) string { return m.ConfPath + ".before-" + run }
+
+func (renderConfigs) Describe(p *plan.Plan) []plan.Action {
+	var l []plan.Action
+	for _, m := range p.Members {
+		text := "write " + renderedPath(m)
+		if m.Kind != plan.Fresh {
+			text += ", keep the old file as " + backupPath(m, "RUN")
+		}
+		l = append(l, plan.Action{Host: m.Host, Text: text})
+	}
+	return l
+}
+
+func (renderConfigs) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+
+func (renderConfigs) Do(ctx context.Context, e *Env) error {
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		if err := n.Remote.WriteFile(ctx, renderedPath(n.Member), n.NewConf, 0o644); err != nil {
+			return err
+		}
+		if n.Kind == plan.Fresh {
+			return nil
+		}
+		backup := backupPath(n.Member, e.State.Run)
+		if _, err := n.Remote.Stat(ctx, backup); err == nil {
+			return nil // from this run's earlier try; what stands in broker.conf by now may be newer
+		}
+		return n.Remote.WriteFile(ctx, backup, n.OldConf, 0o644)
+	})
+}
+
+func (renderConfigs) Undo(ctx context.Context, e *Env) error {
+	if err := removeRendered(ctx, e); err != nil {
+		return err
+	}
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		return removeIfThere(ctx, n, backupPath(n.Member, e.State.Run))
+	})
+}
+
+func removeRendered(ctx context.Context, e *Env) error {
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		return removeIfThere(ctx, n, renderedPath(n.Member))
+	})
+}
+
+func removeIfThere(ctx context.Context, n *Node, file string) error {
+	if err := n.Remote.Remove(ctx, file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// useConf makes text the host's broker.conf.
+func (e *Env) useConf(ctx context.Context, n *Node, text []byte, what string) error {
+	if old, err := n.Remote.ReadFile(ctx, n.ConfPath); err == nil && bytes.Equal(old, text) {
+		return nil
+	}
+	if err := n.Remote.WriteFile(ctx, n.ConfPath, text, 0o644); err != nil {
+		return fmt.Errorf("writing %s broker.conf: %w", what, err)
+	}
+	e.action(n.Host, "%s is now the %s one", n.ConfPath, what)
+	return nil
+}
+
+// restoreOldConf puts back what stood there before the run.
+func (e *Env) restoreOldConf(ctx context.Context, n *Node) error {
+	if n.Kind == plan.Fresh {
+		return removeIfThere(ctx, n, n.ConfPath)
+	}
+	return e.useConf(ctx, n, n.OldConf, "old")
+}
+
+// updateConfig changes properties of a running broker. The broker answers by rewriting its
+// broker.conf with every property it knows (Configuration.persist in 4.5.2: 14 lines became 157) and
+// leaves the previous one as .bak; the operator's text is put back at once.
+func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, conf []byte) error {
+	bak := n.ConfPath + ".bak"
+	_, bakErr := n.Remote.Stat(ctx, bak)
+	if err := n.broker(e).UpdateConfig(ctx, set); err != nil {
+		return err
+	}
+	if err := n.Remote.WriteFile(ctx, n.ConfPath, conf, 0o644); err != nil {
+		return fmt.Errorf("putting back %s, which the broker rewrote: %w", n.ConfPath, err)
+	}
+	if errors.Is(bakErr, fs.ErrNotExist) {
+		return removeIfThere(ctx, n, bak)
+	}
+	return nil
+}
+
+func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
+
+func join(dir string, elem ...string) string { return path.Join(append([]string{dir}, elem...)...) }

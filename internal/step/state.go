@@ -1,0 +1,77 @@
+package step
+
+import (
+	"time"
+
+	"mqlift/internal/probe"
+	"mqlift/internal/store"
+)
+
+// State is what steps found out and later steps, or a later run, need. It is journalled whole after
+// every step; nothing in it is secret.
+type State struct {
+	Run     string    `json:"run"`
+	Started time.Time `json:"started"`
+
+	// Samples are old messages taken from the master's commit log, Tracers mqlift's own ones.
+	Samples []probe.MessageKey `json:"samples,omitempty"`
+	Tracers []probe.MessageKey `json:"tracers,omitempty"`
+
+	// Diverged holds the hosts whose old copy of the log differed from the master's, with the offset
+	// from which the master's bytes were written over it.
+	Diverged map[string]int64 `json:"diverged,omitempty"`
+
+	// AlignedEnd is the physical offset up to which all copies were compared before the fence, and
+	// Aligned the proof of it.
+	AlignedEnd int64              `json:"alignedEnd,omitempty"`
+	Aligned    *store.Certificate `json:"aligned,omitempty"`
+
+	// Fence holds the master's settings from before the fence; FencedAt is when sends were refused.
+	Fence    map[string]string `json:"fence,omitempty"`
+	FencedAt time.Time         `json:"fencedAt,omitzero"`
+	// FencedEnd is the physical offset at which the fenced master's log stood still.
+	FencedEnd int64 `json:"fencedEnd,omitempty"`
+
+	// Certificate covers what came after AlignedEnd; CertifiedEnd is the end of every log.
+	Certificate  *store.Certificate `json:"certificate,omitempty"`
+	CertifiedEnd int64              `json:"certifiedEnd,omitempty"`
+
+	// Leader is the host that led the new group when it was last looked at.
+	Leader string `json:"leader,omitempty"`
+
+	// OpeningAt is set before the first host is told to take writes: from then on nothing is undone.
+	OpeningAt time.Time `json:"openingAt,omitzero"`
+	// OpenedAt is when the new group acknowledged its first message.
+	OpenedAt time.Time `json:"openedAt,omitzero"`
+
+	// OffsetsMoved counts consumer offsets brought to the new leader at the hand-over.
+	OffsetsMoved int `json:"offsetsMoved,omitempty"`
+
+	Failover *FailoverResult `json:"failover,omitempty"`
+	Stages   []StageTime     `json:"stages,omitempty"`
+}
+
+// StageTime is how long a stage took.
+type StageTime struct {
+	Name  string        `json:"name"`
+	Began time.Time     `json:"began"`
+	Took  time.Duration `json:"tookNs"`
+}
+
+// Opening tells whether writes have been opened on the new group, or may have been.
+func (s *State) Opening() bool { return !s.OpeningAt.IsZero() }
+
+// Again is the state for the same run from its start on, everything having been undone: old keys
+// stay what they are.
+func (s *State) Again() State {
+	return State{Run: s.Run, Started: s.Started, Samples: s.Samples, Tracers: s.Tracers}
+}
+
+// WriteOutage is how long sends were refused, from the fence to the new group's first
+// acknowledgement; zero while that has not come.
+func (s *State) WriteOutage() time.Duration {
+	if s.FencedAt.IsZero() || s.OpenedAt.IsZero() {
+		return 0
+	}
+	return s.OpenedAt.Sub(s.FencedAt)
+}

@@ -1,0 +1,218 @@
+// Package step holds the steps of an upgrade, one file each: what a step needs proven, what it
+// proves, how it is seen to be done, how it is done, and how it is undone.
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/event"
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/probe"
+	"mqlift/internal/remote"
+	"mqlift/internal/rocketmq"
+)
+
+// Step is one piece of work that a playbook puts in order.
+type Step interface {
+	// Name is the verb and noun under which playbooks, journals and plans know the step.
+	Name() string
+	// Title says in a few words what the step does.
+	Title() string
+	// Requirement is what a playbook must keep to.
+	Requirement() playbook.Requirement
+	// Describe lists what the step will do on which host, as the plan shows it.
+	Describe(*plan.Plan) []plan.Action
+	// Done asks the real hosts whether nothing is left to do; seen says what was looked at. An error
+	// means that the step can neither be skipped nor done.
+	Done(context.Context, *Env) (done bool, seen string, err error)
+	// Do does it. It must be safe to do again after having been cut short anywhere.
+	Do(context.Context, *Env) error
+	// Undo takes back what Do did, or may have half done. ErrNothingToUndo is for steps that leave
+	// nothing behind that matters.
+	Undo(context.Context, *Env) error
+	// UndoText says, for the plan, how the step is undone.
+	UndoText() string
+}
+
+// ErrNothingToUndo is returned by Undo where there is nothing to take back.
+var ErrNothingToUndo = errors.New("nothing to undo")
+
+// Node is a member with the connections to it.
+type Node struct {
+	*plan.Member
+	Remote *remote.Host
+	Agent  *agent.Agent
+}
+
+// Env is what steps work with.
+type Env struct {
+	Plan        *plan.Plan
+	Nodes       []*Node // in the plan's order of members
+	Client      *rocketmq.Client
+	NameServers *rocketmq.NameServers
+	State       *State
+	Emit        event.Sink
+	Options     Options
+
+	// Save journals the state in the middle of a step, for what a later run must know even when this
+	// one is killed the next moment.
+	Save func() error
+
+	mu          sync.Mutex
+	stage, step string
+}
+
+// Options are the operator's choices for one run.
+type Options struct {
+	// NoFailover leaves the forced failover out of the proof; the report says so.
+	NoFailover bool
+	// Decide is asked at the last point where going back is free; nil goes on.
+	Decide func(context.Context, Decision) error
+	// Keys are old keys that must be found on every node, beside those sampled from the log.
+	Keys []probe.MessageKey
+	// BreakLock takes over a lock that another run holds.
+	BreakLock bool
+	// Credentials sign requests where the cluster has ACL; nil without.
+	Credentials *rocketmq.Credentials
+	// Operator and From name the person and the machine in the lock.
+	Operator, From string
+}
+
+// Decision is what the operator is told before the point of no return.
+type Decision struct {
+	Group       string
+	Leader      string        // host of the new leader
+	Certificate string        // digest
+	End         int64         // physical offset at which all logs end
+	Keys        int           // old keys found on each node
+	Closed      time.Duration // how long sends have been refused
+}
+
+// At sets the place that events are reported for.
+func (e *Env) At(stage, step string) { e.stage, e.step = stage, step }
+
+// WaitOldKeys waits until a first old message is known and returns what is known by then; nothing when
+// ctx ends before.
+func (e *Env) WaitOldKeys(ctx context.Context) []probe.MessageKey {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		e.mu.Lock()
+		keys := append(append([]probe.MessageKey{}, e.State.Samples...), e.State.Tracers...)
+		e.mu.Unlock()
+		if len(keys) > 0 {
+			return keys
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (e *Env) emit(kind event.Kind, host, format string, args ...any) {
+	e.Emit(event.Event{Time: time.Now(), Kind: kind, Stage: e.stage, Step: e.step, Host: host, Text: fmt.Sprintf(format, args...)})
+}
+
+// note reports something worth knowing.
+func (e *Env) note(host, format string, args ...any) { e.emit(event.Note, host, format, args...) }
+
+// action reports a change that has been made.
+func (e *Env) action(host, format string, args ...any) { e.emit(event.Action, host, format, args...) }
+
+// progress returns a callback for long work, which reports at most four times a second.
+func (e *Env) progress(host, what string) func(agent.Progress) {
+	var mu sync.Mutex
+	var last time.Time
+	return func(p agent.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(last) > 250*time.Millisecond {
+			last = now
+			e.Emit(event.Event{Time: now, Kind: event.Progress, Stage: e.stage, Step: e.step, Host: host, Text: what, Done: p.Done, Total: p.Total})
+		}
+	}
+}
+
+// Master is the old master's node.
+func (e *Env) Master() *Node { return e.only(plan.Master)[0] }
+
+// Slaves are the nodes of the old slaves.
+func (e *Env) Slaves() []*Node { return e.only(plan.Slave) }
+
+// Fresh are the nodes that have no broker before the upgrade.
+func (e *Env) Fresh() []*Node { return e.only(plan.Fresh) }
+
+// First are the nodes that form the new group before the old master joins it.
+func (e *Env) First() []*Node { return append(e.Slaves(), e.Fresh()...) }
+
+func (e *Env) only(kind plan.Kind) []*Node {
+	var l []*Node
+	for _, n := range e.Nodes {
+		if n.Kind == kind {
+			l = append(l, n)
+		}
+	}
+	return l
+}
+
+// All lists every step there is.
+func All() []Step {
+	return []Step{
+		lockGroup{}, sampleKeys{}, createTracerTopic{}, installRelease{}, copyLogLive{}, renderConfigs{},
+		stopSlaves{}, alignLogs{}, carryStores{},
+		fenceMaster{},
+		copyTail{}, certifyLogs{},
+		startPeers{}, provePeers{},
+		decide{},
+		retireMaster{}, stopMaster{}, carryOffsets{},
+		openWrites{},
+		joinOldMaster{},
+		proveGroup{}, proveFailover{},
+		unlockGroup{},
+	}
+}
+
+// Requirements is what playbooks are checked against.
+func Requirements() map[string]playbook.Requirement {
+	m := map[string]playbook.Requirement{}
+	for _, s := range All() {
+		m[s.Name()] = s.Requirement()
+	}
+	return m
+}
+
+// ByName finds a step.
+func ByName(name string) (Step, bool) {
+	for _, s := range All() {
+		if s.Name() == name {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+// each runs f for every node side by side and joins what went wrong.
+func (e *Env) each(ctx context.Context, nodes []*Node, f func(context.Context, *Node) error) error {
+	errs := make([]error, len(nodes))
+	done := make(chan struct{})
+	for i, n := range nodes {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			if err := f(ctx, n); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", n.Host, err)
+			}
+		}()
+	}
+	for range nodes {
+		<-done
+	}
+	return errors.Join(errs...)
+}

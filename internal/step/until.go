@@ -1,0 +1,43 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// permanent marks an error that waiting will not mend.
+func permanent(err error) error { return backoff.Permanent(err) }
+
+// until asks again and again, at most every half second, until f returns nil, and gives up after limit
+// with what f said last.
+func (e *Env) until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	policy := backoff.NewExponentialBackOff()
+	policy.InitialInterval, policy.MaxInterval, policy.Multiplier = 50*time.Millisecond, 500*time.Millisecond, 1.3
+	began, beat := time.Now(), time.Now()
+	var last error
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		last = f(ctx)
+		if last != nil && time.Since(beat) > 10*time.Second {
+			beat = time.Now()
+			e.note("", "waiting for %s since %s: %v", what, time.Since(began).Round(time.Second), last)
+		}
+		return struct{}{}, last
+	}, backoff.WithBackOff(policy), backoff.WithMaxElapsedTime(0))
+	if err == nil {
+		return nil
+	}
+	var stop *backoff.PermanentError
+	if errors.As(err, &stop) {
+		return stop.Err
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("waited %s for %s: %w", limit, what, last)
+	}
+	return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), last))
+}

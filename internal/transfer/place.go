@@ -1,0 +1,492 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// placement puts files under their names on the target.
+type placement struct {
+	Options
+	root     string
+	trees    []*treePlace
+	logs     []logList
+	incoming map[string]*incomingDir // by the folder named by Options or found for a place
+	parts    int
+}
+
+type treePlace struct {
+	path   string
+	dirs   []entry // parents first
+	files  []staged
+	wanted map[string]bool // path → is a folder
+}
+
+// staged is a complete file that has not got its name yet.
+type staged struct {
+	entry
+	temp string
+}
+
+func newPlacement(root string, o Options) *placement {
+	return &placement{Options: o, root: root, incoming: map[string]*incomingDir{}}
+}
+
+func (p *placement) path(rel string) string { return filepath.Join(p.root, rel) }
+
+// tree begins a tree; the dirs and files that follow belong to it.
+func (p *placement) tree(path string) error {
+	if !filepath.IsLocal(path) || filepath.Clean(path) != path || path == "." {
+		return fmt.Errorf("tree %q: %w", path, ErrCorrupt)
+	}
+	if err := p.checkQuarantine(path); err != nil {
+		return err
+	}
+	p.trees = append(p.trees, &treePlace{path: path, wanted: map[string]bool{}})
+	return nil
+}
+
+// in is the tree that a path of the stream belongs to: nothing outside of it may be written.
+func (p *placement) in(path string) (*treePlace, error) {
+	if len(p.trees) > 0 && filepath.IsLocal(path) && filepath.Clean(path) == path {
+		t := p.trees[len(p.trees)-1]
+		_, twice := t.wanted[path]
+		if (path == t.path || strings.HasPrefix(path, t.path+"/")) && !twice {
+			return t, nil
+		}
+	}
+	return nil, fmt.Errorf("path %q is outside of its tree, or there twice: %w", path, ErrCorrupt)
+}
+
+func (p *placement) dir(e entry) error {
+	t, err := p.in(e.Path)
+	if err != nil {
+		return err
+	}
+	t.dirs = append(t.dirs, e)
+	t.wanted[e.Path] = true
+	return nil
+}
+
+// file makes the temporary file for a file of the tree, at its full length.
+func (p *placement) file(e entry) (*os.File, error) {
+	t, err := p.in(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.part(p.path(t.path), e.Size)
+	if err != nil {
+		return nil, err
+	}
+	t.files = append(t.files, staged{e, f.Name()})
+	t.wanted[e.Path] = false
+	return f, nil
+}
+
+// log begins a commit log, whose folder is made.
+func (p *placement) log(l logList) error {
+	if !filepath.IsLocal(l.Path) || filepath.Clean(l.Path) != l.Path {
+		return fmt.Errorf("commit log %q: %w", l.Path, ErrCorrupt)
+	}
+	if l.Path == "." && p.Incoming == "" {
+		return errors.New("the commit log is the root itself: name a folder for incoming files outside of it")
+	}
+	if err := p.checkQuarantine(l.Path); err != nil {
+		return err
+	}
+	if err := mkdirAll(p.path(l.Path)); err != nil {
+		return err
+	}
+	p.logs = append(p.logs, l)
+	extra, err := p.extraLogFiles(l)
+	if err == nil && len(extra) > 0 && p.Quarantine == "" {
+		err = &ExtraError{extra}
+	}
+	return err
+}
+
+func (p *placement) checkQuarantine(path string) error {
+	if p.Quarantine == "" {
+		return nil
+	}
+	rel, err := filepath.Rel(p.path(path), p.Quarantine)
+	if err == nil && filepath.IsLocal(rel) {
+		return fmt.Errorf("the quarantine %s is inside of %s, which is transferred", p.Quarantine, p.path(path))
+	}
+	return nil
+}
+
+func (p *placement) hasLogFile(l logList, name string) bool {
+	info, err := os.Stat(filepath.Join(p.path(l.Path), name))
+	return err == nil && info.Mode().IsRegular() && info.Size() == l.FileSize
+}
+
+// logFile makes a new commit log file under a temporary name; done gives it its own.
+func (p *placement) logFile(path string, e entry) (*os.File, func() error, error) {
+	final := p.path(path)
+	f, err := p.part(filepath.Dir(final), e.Size)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, func() error {
+		if _, err := os.Lstat(final); err == nil { // of another length
+			if err := p.moveAway(path); err != nil {
+				return err
+			}
+		}
+		if err := inherit(f.Name(), filepath.Dir(final)); err != nil {
+			return err
+		}
+		if err := os.Rename(f.Name(), final); err != nil {
+			return err
+		}
+		return syncDir(filepath.Dir(final))
+	}, nil
+}
+
+// part makes a temporary file of that length for something that goes into or becomes place.
+func (p *placement) part(place string, size int64) (*os.File, error) {
+	in, err := p.incomingFor(place)
+	if err != nil {
+		return nil, err
+	}
+	p.parts++
+	f, err := os.OpenFile(filepath.Join(in.run, fmt.Sprintf("%d", p.parts)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// incomingDir is a folder for temporary files. Each run has its own folder in it, locked, so that
+// what a killed run left can be told from what belongs to one that is alive.
+type incomingDir struct {
+	dir, run string
+	lock     *os.File
+}
+
+func (p *placement) incomingFor(place string) (*incomingDir, error) {
+	dir := p.Incoming
+	target := place
+	for { // the nearest folder that exists decides about the file system
+		resolved, err := filepath.EvalSymlinks(target)
+		if err == nil {
+			if dir == "" {
+				dir = filepath.Join(filepath.Dir(resolved), ".mqlift-incoming")
+				if target != place { // the place is not there yet: this is a folder above it
+					dir = filepath.Join(resolved, ".mqlift-incoming")
+				}
+			}
+			target = resolved
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || target == filepath.Dir(target) {
+			return nil, err
+		}
+		target = filepath.Dir(target)
+	}
+	if in := p.incoming[dir]; in != nil {
+		return in, nil
+	}
+	if err := mkdirAll(dir); err != nil {
+		return nil, err
+	}
+	var here, there unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &here), unix.Stat(target, &there)); err != nil {
+		return nil, err
+	}
+	if here.Dev != there.Dev {
+		return nil, fmt.Errorf("%s is on another file system than %s: name a folder for incoming files on that one, outside of it", dir, place)
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "run-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, run := range old {
+		if lock, err := lockDir(run); err == nil {
+			err = os.RemoveAll(run)
+			lock.Close()
+			if err != nil {
+				return nil, fmt.Errorf("left-overs of an earlier run: %w", err)
+			}
+		}
+	}
+	for {
+		run, err := os.MkdirTemp(dir, "run-")
+		if err != nil {
+			return nil, err
+		}
+		lock, err := lockDir(run)
+		if err != nil {
+			continue // another run took it for a left-over
+		}
+		if _, err := os.Stat(run); err != nil {
+			lock.Close()
+			continue
+		}
+		in := &incomingDir{dir: dir, run: run, lock: lock}
+		p.incoming[dir] = in
+		return in, nil
+	}
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// cleanUp removes this run's temporary files.
+func (p *placement) cleanUp() error {
+	var errs []error
+	for _, in := range p.incoming {
+		errs = append(errs, os.RemoveAll(in.run))
+		os.Remove(in.dir) // stays when another run is in it
+		in.lock.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// commit moves away what the source does not have and puts the trees in place. It returns what was
+// moved away.
+func (p *placement) commit(ctx context.Context) ([]string, error) {
+	// To disk first, so that no name can come to stand for less than the whole file.
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, t := range p.trees {
+		for _, f := range t.files {
+			group.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				file, err := os.OpenFile(f.temp, os.O_RDWR, 0)
+				if err != nil {
+					return err
+				}
+				return errors.Join(finishFile(file, f.entry), closed(file))
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var extra []string
+	for _, t := range p.trees {
+		e, err := p.extraInTree(t)
+		if err != nil {
+			return nil, err
+		}
+		extra = append(extra, e...)
+	}
+	for _, l := range p.logs {
+		e, err := p.extraLogFiles(l)
+		if err != nil {
+			return nil, err
+		}
+		extra = append(extra, e...)
+	}
+	if len(extra) > 0 && p.Quarantine == "" {
+		return nil, &ExtraError{extra}
+	}
+	for _, path := range extra {
+		if err := p.moveAway(path); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range p.trees {
+		if err := p.putTree(t); err != nil {
+			return extra, err
+		}
+	}
+	for _, l := range p.logs {
+		if err := syncDir(p.path(l.Path)); err != nil {
+			return extra, err
+		}
+	}
+	return extra, nil
+}
+
+// closed closes a file that finishFile may have left open.
+func closed(f *os.File) error {
+	if err := f.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (p *placement) putTree(t *treePlace) error {
+	for _, d := range t.dirs {
+		if err := mkdirAll(p.path(d.Path)); err != nil {
+			return err
+		}
+	}
+	touched := map[string]bool{}
+	for _, f := range t.files {
+		final := p.path(f.Path)
+		if err := mkdirAll(filepath.Dir(final)); err != nil {
+			return err
+		}
+		if err := inherit(f.temp, filepath.Dir(final)); err != nil {
+			return err
+		}
+		if err := os.Rename(f.temp, final); err != nil {
+			return err
+		}
+		touched[filepath.Dir(final)] = true
+	}
+	for _, d := range slices.Backward(t.dirs) {
+		final := p.path(d.Path)
+		if err := os.Chmod(final, d.Mode.Perm()); err != nil {
+			return err
+		}
+		if err := os.Chtimes(final, time.Time{}, d.Modified); err != nil {
+			return err
+		}
+		touched[final] = true
+	}
+	for dir := range touched {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extraInTree lists what the target has in a tree and the source has not, or as something else;
+// of a folder only the folder itself.
+func (p *placement) extraInTree(t *treePlace) ([]string, error) {
+	top, err := filepath.EvalSymlinks(p.path(t.path)) // the operator may have made a link of it
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var extra []string
+	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(top, path)
+		if err != nil {
+			return err
+		}
+		rel = filepath.Join(t.path, rel)
+		if wantDir, ok := t.wanted[rel]; ok && wantDir == d.IsDir() {
+			return nil
+		}
+		extra = append(extra, rel)
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return extra, err
+}
+
+func (p *placement) extraLogFiles(l logList) ([]string, error) {
+	entries, err := os.ReadDir(p.path(l.Path))
+	if err != nil {
+		return nil, err
+	}
+	var extra []string
+	for _, e := range entries {
+		if !slices.ContainsFunc(l.Files, func(f entry) bool { return f.Path == e.Name() }) {
+			extra = append(extra, filepath.Join(l.Path, e.Name()))
+		}
+	}
+	return extra, nil
+}
+
+// moveAway puts a path below the root into quarantine, under a name of its own if there is one.
+func (p *placement) moveAway(path string) error {
+	if p.Quarantine == "" {
+		return &ExtraError{[]string{path}}
+	}
+	to := filepath.Join(p.Quarantine, path)
+	for n := 1; ; n++ {
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if err != nil {
+			return err
+		}
+		to = filepath.Join(p.Quarantine, fmt.Sprintf("%s~%d", path, n))
+	}
+	if err := mkdirAll(filepath.Dir(to)); err != nil {
+		return err
+	}
+	if err := os.Rename(p.path(path), to); err != nil {
+		return fmt.Errorf("move to quarantine: %w", err)
+	}
+	return errors.Join(syncDir(filepath.Dir(p.path(path))), syncDir(filepath.Dir(to)))
+}
+
+// mkdirAll makes a folder and those above it, each belonging to whom the one above it belongs.
+func mkdirAll(dir string) error {
+	if info, err := os.Stat(dir); err == nil {
+		if !info.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+		}
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if err := mkdirAll(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return errors.Join(inherit(dir, above), syncDir(above))
+}
+
+// inherit gives path the owner of a folder when the process is allowed to: an agent that runs by
+// sudo must not leave files that the broker's user cannot write.
+func inherit(path, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	return os.Lchown(path, int(st.Uid), int(st.Gid))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) { // some file systems sync no folders
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,346 @@
+package transfer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"mqlift/internal/store"
+)
+
+// Options of the target's end.
+type Options struct {
+	// Quarantine is the folder to which what the source does not have is moved, keeping its path
+	// below the root. It must be on the same file system, outside of all that is transferred. When
+	// it is empty and something would have to go there, nothing is put in place: *ExtraError.
+	Quarantine string
+	// Incoming is the folder for files that are not complete yet, on the same file system as the
+	// place they go to. Empty takes a folder named .mqlift-incoming beside the tree or commit log.
+	// It is emptied first, of what a killed run left, and removed at the end.
+	Incoming string
+	// Progress is told the sum of data bytes received so far.
+	Progress func(done int64)
+}
+
+// ExtraError says that the target has files that the source has not, and no quarantine was given.
+type ExtraError struct{ Paths []string }
+
+func (e *ExtraError) Error() string {
+	return fmt.Sprintf("the source does not have %s, and there is no quarantine to move it to", strings.Join(e.Paths, ", "))
+}
+
+// MissingError says that the target lacks commit log data before the range that is sent. A transfer
+// from Offset on would do.
+type MissingError struct {
+	Dir    string
+	Files  []string
+	Offset int64
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("commit log %s: %s not there, or of another length: send from offset %d on", e.Dir, strings.Join(e.Files, ", "), e.Offset)
+}
+
+// PartialError says that commit log files that were there before have been written to, and are not
+// complete: the transfer must be done again before they are used.
+type PartialError struct {
+	Files []string
+	Err   error
+}
+
+func (e *PartialError) Error() string {
+	return fmt.Sprintf("%v; written in part: %s", e.Err, strings.Join(e.Files, ", "))
+}
+
+func (e *PartialError) Unwrap() error { return e.Err }
+
+// Unpack takes a stream made by Pack into root, and not a byte of r beyond it. Trees are put in place when the whole stream has
+// arrived and its digest is right; commit log files one by one, as each is complete. What is new
+// belongs to the owner of the folder that it is put into, where the process may decide that.
+//
+// Errors: ErrTruncated, ErrCorrupt and ErrSource about the stream, *MissingError, *ExtraError, and
+// *PartialError around any of them when files were written in place.
+func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if d, ok := r.(interface{ SetReadDeadline(time.Time) error }); ok {
+		defer context.AfterFunc(ctx, func() { d.SetReadDeadline(time.Unix(1, 0)) })()
+	}
+	start := time.Now()
+	u := receiver{
+		ctx:   ctx,
+		in:    frameReader{r: r},
+		hash:  sha256.New(),
+		buf:   make([]byte, maxData),
+		place: newPlacement(root, o),
+	}
+	err := u.receiveAll()
+	if u.file != nil {
+		u.file.Close()
+	}
+	err = errors.Join(err, u.place.cleanUp())
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		err = fmt.Errorf("receive into %s: %w", root, err)
+		if len(u.partial) > 0 {
+			err = &PartialError{u.partial, err}
+		}
+		return u.stats, err
+	}
+	u.stats.Took = time.Since(start)
+	return u.stats, nil
+}
+
+type receiver struct {
+	ctx     context.Context
+	in      frameReader
+	hash    hash.Hash
+	buf     []byte // scratch for zeroing
+	stats   Stats
+	place   *placement
+	partial []string // files written in place and not complete
+
+	file  *os.File // open for data
+	size  int64
+	at    int64 // up to here the file is as it should be
+	to    int64 // data may come up to here
+	then  func() error
+	fresh bool // the file is new: what is not written is a hole
+
+	log   logList // whose parts follow
+	logOn bool
+}
+
+func (u *receiver) receiveAll() error {
+	kind, payload, err := u.in.read()
+	if err != nil {
+		return err
+	}
+	h, err := decode[hello](payload)
+	if err != nil {
+		return err
+	}
+	if kind != frameHello || h.Format != streamFormat {
+		return fmt.Errorf("this is no transfer stream of format %d: %w", streamFormat, ErrCorrupt)
+	}
+	for {
+		if err := u.ctx.Err(); err != nil {
+			return err
+		}
+		kind, payload, err := u.in.read()
+		if err != nil {
+			return err
+		}
+		if u.file != nil && kind != frameData && kind != frameEnd && kind != frameFailed {
+			return fmt.Errorf("a frame of kind %q inside a file: %w", kind, ErrCorrupt)
+		}
+		switch kind {
+		case frameTree:
+			err = handle(payload, u.beginTree)
+		case frameDir:
+			err = handle(payload, u.place.dir)
+		case frameFile:
+			err = handle(payload, u.beginFile)
+		case frameLog:
+			err = handle(payload, u.beginLog)
+		case framePart:
+			err = handle(payload, u.beginPart)
+		case frameData:
+			err = u.data(payload)
+		case frameEnd:
+			err = u.end()
+		case frameFailed:
+			err = fmt.Errorf("%w: %s", ErrSource, payload)
+		case frameTrailer:
+			return handle(payload, u.finish)
+		default:
+			err = fmt.Errorf("a frame of unknown kind %q: %w", kind, ErrCorrupt)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func handle[T any](payload []byte, do func(T) error) error {
+	v, err := decode[T](payload)
+	if err != nil {
+		return err
+	}
+	return do(v)
+}
+
+func (u *receiver) beginTree(t tree) error { return u.place.tree(t.Path) }
+
+func (u *receiver) beginFile(e entry) error {
+	f, err := u.place.file(e)
+	if err != nil {
+		return err
+	}
+	u.file, u.fresh, u.size, u.at, u.to = f, true, e.Size, 0, e.Size
+	u.stats.Apparent += e.Size
+	u.then = func() error { return f.Close() } // synced and named with its tree
+	return nil
+}
+
+func (u *receiver) beginLog(l logList) error {
+	if l.FileSize <= 0 || l.From < 0 || l.To < l.From || len(l.Files) == 0 {
+		return fmt.Errorf("commit log %q of files of %d bytes, range %d..%d: %w", l.Path, l.FileSize, l.From, l.To, ErrCorrupt)
+	}
+	for _, f := range l.Files {
+		if _, ok := store.ParseFileName(f.Path); !ok || f.Size != l.FileSize {
+			return fmt.Errorf("commit log file %q of %d bytes: %w", f.Path, f.Size, ErrCorrupt)
+		}
+	}
+	if err := u.place.log(l); err != nil {
+		return err
+	}
+	// What is not sent must be there already.
+	missing := &MissingError{Dir: u.place.path(l.Path), Offset: l.From}
+	for _, f := range l.Files {
+		base, _ := store.ParseFileName(f.Path)
+		if base >= l.From {
+			break
+		}
+		if !u.place.hasLogFile(l, f.Path) {
+			missing.Offset = min(missing.Offset, base)
+			missing.Files = append(missing.Files, f.Path)
+		}
+	}
+	if missing.Files != nil {
+		return missing
+	}
+	u.log, u.logOn = l, true
+	return nil
+}
+
+func (u *receiver) beginPart(p part) error {
+	i := slices.IndexFunc(u.log.Files, func(e entry) bool { return e.Path == p.Name })
+	if !u.logOn || i < 0 || p.From < 0 || p.From > p.To || p.To > p.Clear || p.Clear > u.log.FileSize {
+		return fmt.Errorf("commit log part %+v: %w", p, ErrCorrupt)
+	}
+	e := u.log.Files[i]
+	path := filepath.Join(u.log.Path, p.Name)
+	u.stats.Apparent += p.To - p.From
+	if u.place.hasLogFile(u.log, p.Name) {
+		f, err := os.OpenFile(u.place.path(path), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		u.partial = append(u.partial, f.Name())
+		u.file, u.fresh, u.size, u.at, u.to = f, false, u.log.FileSize, p.From, p.To
+		u.then = func() error {
+			if err := u.zero(p.Clear, u.size); err != nil {
+				return err
+			}
+			if err := finishFile(f, e); err != nil {
+				return err
+			}
+			u.partial = slices.DeleteFunc(u.partial, func(name string) bool { return name == f.Name() })
+			return nil
+		}
+		return nil
+	}
+	f, done, err := u.place.logFile(path, e)
+	if err != nil {
+		return err
+	}
+	u.file, u.fresh, u.size, u.at, u.to = f, true, u.log.FileSize, p.From, p.To
+	u.then = func() error {
+		if err := finishFile(f, e); err != nil {
+			return err
+		}
+		u.stats.Created = append(u.stats.Created, path)
+		return done()
+	}
+	return nil
+}
+
+func (u *receiver) data(payload []byte) error {
+	if u.file == nil || len(payload) < 8 {
+		return fmt.Errorf("data outside of a file: %w", ErrCorrupt)
+	}
+	at, b := int64(binary.BigEndian.Uint64(payload)), payload[8:]
+	if at < u.at || int64(len(b)) > u.to-at {
+		return fmt.Errorf("data for %d..%d of %s, which is at %d..%d: %w", at, at+int64(len(b)), u.file.Name(), u.at, u.to, ErrCorrupt)
+	}
+	if err := u.zero(u.at, at); err != nil {
+		return err
+	}
+	if _, err := u.file.WriteAt(b, at); err != nil {
+		return err
+	}
+	u.hash.Write(b)
+	u.at = at + int64(len(b))
+	u.stats.Bytes += int64(len(b))
+	if u.place.Progress != nil {
+		u.place.Progress(u.stats.Bytes)
+	}
+	return nil
+}
+
+// zero makes from..to of the open file read as zeros; what does so already is not written.
+func (u *receiver) zero(from, to int64) error {
+	if u.fresh || from >= to {
+		return nil
+	}
+	return eachData(u.ctx, u.file, from, to, u.buf, func(at int64, b []byte) error {
+		clear(b)
+		u.stats.Zeroed += int64(len(b))
+		_, err := u.file.WriteAt(b, at)
+		return err
+	})
+}
+
+func (u *receiver) end() error {
+	if u.file == nil {
+		return fmt.Errorf("an end outside of a file: %w", ErrCorrupt)
+	}
+	if err := u.zero(u.at, u.to); err != nil {
+		return err
+	}
+	u.stats.Files++
+	if err := u.then(); err != nil {
+		return err
+	}
+	u.file, u.then = nil, nil
+	return nil
+}
+
+func (u *receiver) finish(t trailer) error {
+	u.stats.SHA256 = hex.EncodeToString(u.hash.Sum(nil))
+	if t.Bytes != u.stats.Bytes || t.SHA256 != u.stats.SHA256 {
+		return fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
+			u.stats.Bytes, u.stats.SHA256, t.Bytes, t.SHA256, ErrCorrupt)
+	}
+	var err error
+	u.stats.MovedAway, err = u.place.commit(u.ctx)
+	return err
+}
+
+// finishFile gives an open file its mode and time, writes it to disk and closes it.
+func finishFile(f *os.File, e entry) error {
+	if err := f.Chmod(e.Mode.Perm()); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	// After the sync: a write that is still under way would set it again.
+	if err := os.Chtimes(f.Name(), time.Time{}, e.Modified); err != nil {
+		return err
+	}
+	return f.Close()
+}
