@@ -27,6 +27,7 @@ type applyOptions struct {
 	StateDir   string
 	DryRun     bool
 	Yes        bool
+	Ask        bool
 	NoFailover bool
 	BreakLock  bool
 	Keys       []string
@@ -61,7 +62,8 @@ all could be undone · 7 the plan is stale · 8 another run holds the group · 1
 	o.addPlaybookFlag(cmd)
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what each step would do on which host, and do nothing")
-	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask, neither at the start nor before writes are opened")
+	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask at the start")
+	cmd.Flags().BoolVar(&o.Ask, "ask-before-open", false, "ask once more at the last point where going back is free; sends are refused while it waits")
 	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with `mqlift failover`")
 	cmd.Flags().BoolVar(&o.BreakLock, "break-lock", false, "take over the lock of a run that is dead")
 	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
@@ -100,13 +102,14 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 
+	console := dialogue{keys: keys, in: bufio.NewReader(in), out: out}
 	dir := filepath.Join(o.StateDir, "runs", s.group.Name)
 	unfinished, err := run.Unfinished(dir)
 	if err != nil {
 		return err
 	}
 	if unfinished != nil && !o.DryRun {
-		return o.resume(ctx, s, unfinished, keysAndAnswers{keys: keys, in: in, out: out})
+		return o.resume(ctx, s, unfinished, console)
 	}
 
 	facts, err := s.observe(ctx)
@@ -129,7 +132,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	}
 	if saved == nil && !o.Yes {
 		view.Plan(out, terminal(out), p)
-		if err := ask(in, out, fmt.Sprintf("\nUpgrade %s now? Until writes are opened, going back is free. Type yes: ", p.Group)); err != nil {
+		if err := ask(console.in, out, fmt.Sprintf("\nUpgrade %s now? Until writes are opened, going back is free. Type yes: ", p.Group)); err != nil {
 			return err
 		}
 	}
@@ -142,18 +145,19 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return err
 	}
 	state := &step.State{Run: id, Started: time.Now()}
-	return o.walk(ctx, s, p, state, store, nil, keysAndAnswers{keys: keys, in: in, out: out})
+	return o.walk(ctx, s, p, state, store, nil, console)
 }
 
-type keysAndAnswers struct {
+// dialogue is what the operator gave and how to ask for more.
+type dialogue struct {
 	keys []probe.MessageKey
-	in   io.Reader
+	in   *bufio.Reader
 	out  io.Writer
 }
 
 // resume goes on with a run that was cut short: back to the old group and from the start again while
 // writes had not been opened, or on from where they were.
-func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k keysAndAnswers) error {
+func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dialogue) error {
 	p, err := loadPlan(filepath.Join(u.Dir, "plan.json"))
 	if err != nil {
 		return err
@@ -162,7 +166,7 @@ func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k key
 	return o.walk(ctx, s, p, u.State, u.Dir, u, k)
 }
 
-func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, cut *run.Cut, k keysAndAnswers) (err error) {
+func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, cut *run.Cut, k dialogue) (err error) {
 	journal, _, err := run.OpenJournal(filepath.Join(dir, "journal.jsonl"), state.Run)
 	if err != nil {
 		return err
@@ -176,7 +180,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 
 	operator, from := whoAmI()
 	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from}
-	if !o.Yes && o.PlanFile == "" {
+	if o.Ask {
 		opts.Decide = func(ctx context.Context, d step.Decision) error {
 			return ask(k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",
 				d.Leader, d.Keys, view.Duration(d.Closed)))
@@ -212,9 +216,9 @@ func (o *applyOptions) views(out io.Writer, dir string, state *step.State) (even
 }
 
 // ask wants a yes.
-func ask(in io.Reader, out io.Writer, question string) error {
+func ask(in *bufio.Reader, out io.Writer, question string) error {
 	fmt.Fprint(out, question)
-	answer, err := bufio.NewReader(in).ReadString('\n')
+	answer, err := in.ReadString('\n')
 	if strings.TrimSpace(answer) == "yes" {
 		return nil
 	}

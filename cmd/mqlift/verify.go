@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,7 +130,7 @@ Exit code 6 when a message is missing or the group does not recover.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !yes {
-				if err := ask(cmd.InOrStdin(), cmd.OutOrStdout(), "This kills the leader's process; sends fail until the next one is elected (6 to 10 s). Type yes: "); err != nil {
+				if err := ask(bufio.NewReader(cmd.InOrStdin()), cmd.OutOrStdout(), "This kills the leader's process; sends fail until the next one is elected (6 to 10 s). Type yes: "); err != nil {
 					return err
 				}
 			}

@@ -48,7 +48,9 @@ type Failover struct {
 type Node struct {
 	Host                string
 	Old, Found, Missing int
-	Duplicates          int
+	// Unindexed messages are among the found ones: they are stored, and not found by key.
+	Unindexed  int
+	Duplicates int
 }
 
 // Upgrade runs check, plan, apply, verify and failover under traffic and measures.
@@ -141,7 +143,7 @@ func (r *Result) count(ctx context.Context, c *Case) error {
 		return err
 	}
 	for i, h := range c.Lab.Hosts {
-		n := Node{Host: h.Name, Old: len(old[i].Found), Found: len(found[i].Found),
+		n := Node{Host: h.Name, Old: len(old[i].Found), Found: len(found[i].Found) + len(found[i].Unindexed), Unindexed: len(found[i].Unindexed),
 			Missing: len(found[i].Missing) + len(found[i].Unanswered) + len(old[i].Missing) + len(old[i].Unanswered), Duplicates: len(found[i].Copies)}
 		if n.Missing > 0 {
 			c.say("%s: missing, the first few: %v %v %s", h.Name, head(found[i].Missing), head(old[i].Missing), found[i].FirstError)
@@ -189,9 +191,9 @@ func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(t, "\n\twrites (fresh route)\twrites (application)\treads (fresh route)\n")
 	fmt.Fprintf(t, "outage in the upgrade\t%s\t%s\t%s\n", round(r.WriteOutage), round(r.ClientOutage), round(r.ReadOutage))
 	fmt.Fprintf(t, "outage in the failover\t%s\t%s\t%s\n", ms(r.Failover.WriteMS), ms(r.Failover.ClientMS), ms(r.Failover.ReadMS))
-	fmt.Fprintf(t, "\n\told keys found\tacknowledged\tfound\tmissing\tstored twice\n")
+	fmt.Fprintf(t, "\n\told keys found\tacknowledged\tfound\tmissing\tnot by key\tstored twice\n")
 	for _, n := range r.Nodes {
-		fmt.Fprintf(t, "%s\t%d of %d\t%d\t%d\t%d\t%d\n", n.Host, n.Old, OldCount, r.Acknowledged, n.Found, n.Missing, n.Duplicates)
+		fmt.Fprintf(t, "%s\t%d of %d\t%d\t%d\t%d\t%d\t%d\n", n.Host, n.Old, OldCount, r.Acknowledged, n.Found, n.Missing, n.Unindexed, n.Duplicates)
 	}
 	t.Flush()
 	var stages []string

@@ -153,7 +153,9 @@ func Make(in Input) (*Plan, error) {
 			p.Risks.Add(f)
 		}
 	}
-	p.bytes(in.Facts)
+	if err := p.bytes(in.Facts).Err(); err != nil {
+		return nil, err
+	}
 	p.predict()
 	for _, s := range in.Playbook.Stages {
 		stage := Stage{Name: s.Name, Clients: s.Clients, PointOfNoReturn: s.PointOfNoReturn}
@@ -166,8 +168,9 @@ func Make(in Input) (*Plan, error) {
 	return p, err
 }
 
-// bytes works out what is copied where, and whether the disks bear it.
-func (p *Plan) bytes(f *observe.Facts) {
+// bytes works out what is copied where, and which disks do not bear it.
+func (p *Plan) bytes(f *observe.Facts) diag.Findings {
+	var full diag.Findings
 	at := map[string]*observe.Member{}
 	for i := range f.Members {
 		at[f.Members[i].Declared.Host] = &f.Members[i]
@@ -193,11 +196,12 @@ func (p *Plan) bytes(f *observe.Facts) {
 			place = tree
 		}
 		p.Disk = append(p.Disk, Forecast{Host: m.Host, Path: m.NewRoot, Need: need, Free: place.Filesystem.Free})
-		if free := place.Filesystem.Free; free > 0 && need+spareDisk > free {
-			p.Risks.Add(diag.Finding{Check: "host.disk", Severity: diag.Warn, Host: m.Host, Where: m.NewRoot,
-				What: fmt.Sprintf("%d bytes are needed and %d are free", need, free), Do: "make room: brokers refuse sends from 90 % of the disk on (diskMaxUsedSpaceRatio)"})
+		if free := place.Filesystem.Free; need+spareDisk > free {
+			full.Add(diag.Finding{Check: "host.disk", Severity: diag.Fail, Host: m.Host, Where: m.NewRoot,
+				What: fmt.Sprintf("%d bytes are needed with a reserve of %d, and %d are free", need+spareDisk, int64(spareDisk), free), Do: "make room, or name another place (dledgerRoot)"})
 		}
 	}
+	return full
 }
 
 // predict adds up the time without writes from what was measured on 4.5.2 with three brokers on two

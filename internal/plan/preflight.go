@@ -197,7 +197,7 @@ func (p *preflight) host(m *observe.Member) {
 		p.add(diag.Fail, "host.brokers", host, d.Where("stop"), fmt.Sprintf("%d other broker(s) run on this host, and mqshutdown stops every broker that it finds", len(m.Others)), "leave `stop` out: mqlift then signals the one process")
 	}
 	if m.Lock != nil {
-		p.add(diag.Fail, "group.lock", host, path.Join(d.WorkDir, p.g.Name+".lock"), "the group is locked by another run: "+strings.TrimSpace(string(m.Lock)), "let it end, or go on with it where it was started; take it over with `apply --break-lock` when it is dead")
+		p.add(diag.Warn, "group.lock", host, path.Join(d.WorkDir, p.g.Name+".lock"), "a run holds the group: "+strings.TrimSpace(string(m.Lock)), "let it end, or go on with it where it was started: apply refuses until then; take it over with `apply --break-lock` when it is dead")
 	}
 	if d.WorkDir != "" {
 		if tree, ok := m.Trees[d.InstallDir]; ok && !tree.Writable {

@@ -69,11 +69,11 @@ func queue(topic string, queueID int) map[string]string {
 // (maxMsgsNumBatch).
 const collisions = 32
 
-// QueryByKey returns the newest messages of a topic, at most max, that carry the key in KEYS or as
+// QueryByKey returns the newest messages of a topic, at most limit, that carry the key in KEYS or as
 // UNIQ_KEY and were stored in [from, to], oldest first; zero times leave that end open. It reads
 // this node's own index and log. No such message is not an error. Brokers compare hashes only, so
 // what they answer is looked at again here.
-func (b *Broker) QueryByKey(ctx context.Context, topic, key string, max int, from, to time.Time) ([]message.Message, error) {
+func (b *Broker) QueryByKey(ctx context.Context, topic, key string, limit int, from, to time.Time) ([]message.Message, error) {
 	// The index keeps whole seconds since its file's first entry, rounded down (IndexFile.java,
 	// 4.5.2): a message may seem up to a second older than it is.
 	begin, end := int64(0), int64(math.MaxInt64)
@@ -86,7 +86,7 @@ func (b *Broker) QueryByKey(ctx context.Context, topic, key string, max int, fro
 	response, err := b.call(ctx, QueryMessage, map[string]string{
 		"topic":          topic,
 		"key":            key,
-		"maxNum":         strconv.Itoa(slices.Max([]int{max, collisions})),
+		"maxNum":         strconv.Itoa(max(limit, collisions)),
 		"beginTimestamp": strconv.FormatInt(begin, 10),
 		"endTimestamp":   strconv.FormatInt(end, 10),
 	}, nil)
@@ -105,8 +105,8 @@ func (b *Broker) QueryByKey(ctx context.Context, topic, key string, max int, fro
 			!from.IsZero() && m.Stored.UnixMilli() < from.UnixMilli() ||
 			!to.IsZero() && m.Stored.UnixMilli() > to.UnixMilli()
 	})
-	if len(found) > max {
-		found = found[len(found)-max:]
+	if len(found) > limit {
+		found = found[len(found)-limit:]
 	}
 	return found, nil
 }
@@ -208,7 +208,7 @@ type PullResult struct {
 	Next, Min, Max int64
 }
 
-// Pull reads at most max messages of a queue from an offset on, without a consumer and without
+// Pull reads at most limit messages of a queue from an offset on, without a consumer and without
 // moving any group's offset; a queue that is not there looks like an empty one. The broker may
 // return fewer: up to 32 messages or 256 KB from memory, 8 or 64 KB from disk (MessageStoreConfig,
 // 4.5.2).
@@ -216,7 +216,7 @@ type PullResult struct {
 // The broker is never asked for an offset outside of the queue: a master would write a message
 // about it into its log, past any fence for sends (topic OFFSET_MOVED_EVENT; PullMessageProcessor,
 // 4.5.2 to 5.3.3; the message itself was seen on 4.5.2).
-func (b *Broker) Pull(ctx context.Context, topic string, queueID int, offset int64, max int) (PullResult, error) {
+func (b *Broker) Pull(ctx context.Context, topic string, queueID int, offset int64, limit int) (PullResult, error) {
 	first, err := b.MinOffset(ctx, topic, queueID)
 	if err != nil {
 		return PullResult{}, err
@@ -235,7 +235,7 @@ func (b *Broker) Pull(ctx context.Context, topic string, queueID int, offset int
 	for k, v := range map[string]string{
 		"consumerGroup":        toolsGroup,
 		"queueOffset":          strconv.FormatInt(offset, 10),
-		"maxMsgNums":           strconv.Itoa(max),
+		"maxMsgNums":           strconv.Itoa(limit),
 		"sysFlag":              "4", // the subscription is in the request; neither wait nor commit
 		"commitOffset":         "0",
 		"suspendTimeoutMillis": "0",

@@ -257,6 +257,27 @@ func TestAnAddressWithoutAListenerIsACallErrorWithItsCause(t *testing.T) {
 	}
 }
 
+func TestAPeerThatComesUpLaterIsReached(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	c := newTestClient(t, Options{})
+	if _, err := c.Broker(addr).MaxOffset(within(t), "t", 0); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatal(err)
+	}
+	p := newPeerAt(t, addr, func(p *peerConn) {
+		for r := p.next(); r != nil; r = p.next() {
+			p.reply(r, ok(map[string]string{"offset": "1"}))
+		}
+	})
+	if _, err := c.Broker(p.addr).MaxOffset(within(t), "t", 0); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAPeerThatStopsReadingHoldsNobodyForLong(t *testing.T) {
 	stop := make(chan struct{})
 	p := newPeer(t, func(*peerConn) { <-stop })

@@ -178,7 +178,7 @@ func (c *conn) read() {
 	r := bufio.NewReaderSize(c.nc, 32<<10)
 	for {
 		frame, err := readFrame(r)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = errors.New("closed by the peer")
 		}
 		var command *Command

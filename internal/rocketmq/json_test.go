@@ -38,7 +38,7 @@ func TestFastjsonsDialectIsRead(t *testing.T) {
 		strings.Repeat("[", 1e6):                "",
 		strings.Repeat("[", 1e5) + strings.Repeat("]", 1e5):         "",
 		strings.Repeat("{a:", 1e5) + "1" + strings.Repeat("}", 1e5): "",
-		`{{{a:1}:2}:3}`:            `{"{\"{\\"a\\":1}\":2}":3}`,
+		`{{{a:1}:2}:3}`:            `{"{\"{\\\"a\\\":1}\":2}":3}`,
 		`{{{{a:1}:2}:3}:4}`:        "",
 		strings.Repeat("{", 1e6):   "",
 		strings.Repeat(`{a:`, 1e6): "",

@@ -26,7 +26,12 @@ type peerConn struct {
 
 func newPeer(t testing.TB, serve func(p *peerConn)) *peer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return newPeerAt(t, "127.0.0.1:0", serve)
+}
+
+func newPeerAt(t testing.TB, addr string, serve func(p *peerConn)) *peer {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,6 +120,9 @@ func (w *Walk) step(ctx context.Context, p place) error {
 // fail undoes what was begun, the failed step included, unless writes are open.
 func (w *Walk) fail(ctx context.Context, begun []place, cause error) error {
 	last := begun[len(begun)-1]
+	if ctx.Err() != nil {
+		cause = fmt.Errorf("stopped on request: %w", cause)
+	}
 	f := &Failure{Stage: last.stage, Step: last.step.Name(), Err: cause}
 	if w.Env.State.Opening() {
 		f.Past = true

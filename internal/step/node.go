@@ -24,16 +24,7 @@ func (n *Node) broker(e *Env) *rocketmq.Broker { return e.Client.Broker(n.Addr()
 
 // process is the broker that runs on this node's broker.conf; nil when none does.
 func (n *Node) process(ctx context.Context) (*agent.RocketMQ, error) {
-	f, err := n.Agent.Facts(ctx, agent.FactsRequest{})
-	if err != nil {
-		return nil, err
-	}
-	for i, b := range f.Brokers {
-		if b.Java && b.Conf == n.ConfPath {
-			return &f.Brokers[i], nil
-		}
-	}
-	return nil, nil
+	return n.Agent.Broker(ctx, n.ConfPath)
 }
 
 // start runs the operator's start line and returns once the broker's JVM is there.

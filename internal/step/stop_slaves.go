@@ -94,12 +94,13 @@ func (e *Env) startOld(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if p == nil {
-		if err := n.start(ctx, e); err != nil {
-			return err
-		}
-		e.action(n.Host, "broker started on its old broker.conf")
+	if p != nil {
+		return nil // it was never stopped
 	}
+	if err := n.start(ctx, e); err != nil {
+		return err
+	}
+	e.action(n.Host, "broker started on its old broker.conf")
 	return e.until(ctx, 90*time.Second, n.Host+" to be registered in its old role", func(ctx context.Context) error {
 		if _, err := n.broker(e).RuntimeInfo(ctx); err != nil {
 			return err
