@@ -97,22 +97,54 @@ func Up(ctx context.Context, o Options) (_ *Case, err error) {
 	if len(c.Old) != OldCount {
 		return nil, fmt.Errorf("%d of %d old messages were acknowledged", len(c.Old), OldCount)
 	}
+	if err := c.replicated(ctx); err != nil {
+		return nil, err
+	}
 	c.say("sent m%d … m%d to %s", OldFirst, OldFirst+OldCount-1, Topic)
 	return c, nil
 }
 
 // routed waits until the name servers give the topic, which follows the broker's registration.
 func (c *Case) routed(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	return until(ctx, 30*time.Second, "a route to "+Topic, func(ctx context.Context) error {
+		_, err := c.client.NameServers(c.NameServers()).Route(ctx, Topic)
+		return err
+	})
+}
+
+// replicated waits until the slave has what the master has: a slave that has just started connects to
+// its master's HA port only some seconds later.
+func (c *Case) replicated(ctx context.Context) error {
+	return until(ctx, 60*time.Second, "the slave to follow the master", func(ctx context.Context) error {
+		var end [2]int64
+		for i, host := range []string{"host-a", "host-b"} {
+			info, err := c.Broker(host).RuntimeInfo(ctx)
+			if err != nil {
+				return err
+			}
+			if end[i], err = info.CommitLogMaxOffset(); err != nil {
+				return err
+			}
+		}
+		if end[1] < end[0] {
+			return fmt.Errorf("it has %d of %d bytes", end[1], end[0])
+		}
+		return nil
+	})
+}
+
+// until asks f again and again until it returns nil, and after limit gives up with what f said last.
+func until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		_, err := c.client.NameServers(c.NameServers()).Route(ctx, Topic)
+		err := f(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for a route to %s: %w", Topic, err)
+			return fmt.Errorf("waiting for %s: %w", what, err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

@@ -296,6 +296,8 @@ func (p *preflight) slave(m *observe.Member) {
 		return
 	}
 	switch lag := master.LogMax() - m.LogMax(); {
+	case m.LogMax() == 0 && lag > 0: // however little there is
+		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave has copied nothing of the master's %d bytes", lag), "see that it reaches the master's HA port (listenPort+1); a slave that has just started connects within seconds: `mqlift check` again then")
 	case lag > maxSlaveLag:
 		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave is %d bytes behind the master", lag), "let it catch up, and look at its log when it does not: `mqlift check` again then")
 	case lag < -maxSlaveLag:
