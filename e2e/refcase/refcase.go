@@ -3,7 +3,6 @@
 package refcase
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -259,14 +258,13 @@ func (c *Case) Run(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// output calls mqlift and returns what it prints.
+// output calls mqlift, showing its progress, and returns what it prints.
 func (c *Case) output(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := c.command(ctx, args)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	cmd.Stderr = c.Out
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("mqlift %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+		return nil, fmt.Errorf("mqlift %s: %w", strings.Join(args, " "), err)
 	}
 	return out, nil
 }

@@ -51,6 +51,9 @@ type Journal struct {
 	file *os.File
 	run  string
 	seq  int
+	// broken is why a record may stand in the file in part, or twice if it were tried again: nothing is
+	// written behind it.
+	broken error
 }
 
 // OpenJournal opens a journal for appending, with the records it holds so far. A torn last line
@@ -112,18 +115,22 @@ func readRecords(r io.Reader) (records []Record, whole int64, err error) {
 			}
 			return nil, 0, fmt.Errorf("line %d is not a record: %w", line, err)
 		}
-		if n := len(records); n > 0 && rec.Seq != records[n-1].Seq+1 {
-			return nil, 0, fmt.Errorf("line %d: record %d follows record %d: lines are missing", line, rec.Seq, records[n-1].Seq)
+		if n := len(records); rec.Seq != n+1 {
+			return nil, 0, fmt.Errorf("line %d: record %d follows record %d: lines are missing", line, rec.Seq, n)
 		}
 		records = append(records, rec)
 		whole += int64(len(b))
 	}
 }
 
-// Append writes one record and syncs it.
+// Append writes one record and syncs it. After a failed one every further one fails, so that the file
+// stays one that can be read.
 func (j *Journal) Append(kind RecordKind, stage, step, text string, state any) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.broken != nil {
+		return fmt.Errorf("journal: closed to further records: %w", j.broken)
+	}
 	rec := Record{Seq: j.seq + 1, Time: time.Now(), Run: j.run, Kind: kind, Stage: stage, Step: step, Text: text}
 	if state != nil {
 		b, err := json.Marshal(state)
@@ -136,10 +143,12 @@ func (j *Journal) Append(kind RecordKind, stage, step, text string, state any) e
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if _, err := j.file.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	_, err = j.file.Write(append(line, '\n'))
+	if err == nil {
+		err = j.file.Sync()
 	}
-	if err := j.file.Sync(); err != nil {
+	if err != nil {
+		j.broken = err
 		return fmt.Errorf("journal: %w", err)
 	}
 	j.seq++

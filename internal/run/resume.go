@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"time"
 
@@ -18,7 +19,7 @@ type Cut struct {
 	Dir   string // of the run: plan.json, journal.jsonl
 	At    string // stage / step that its journal named last
 	State *step.State
-	begun []begun
+	begun []begun // and not undone since
 }
 
 type begun struct{ stage, step string }
@@ -60,6 +61,12 @@ func cutOf(dir string) (*Cut, error) {
 		case StepBegin, StepSkip:
 			c.begun = append(c.begun, begun{r.Stage, r.Step})
 			c.At = r.Stage + " / " + r.Step
+		case UndoDone:
+			// What was undone must not be undone again: retire-master's way back, taken once more after
+			// fence-master's, would leave the serving master closed.
+			if i := lastIndex(c.begun, begun{r.Stage, r.Step}); i >= 0 {
+				c.begun = slices.Delete(c.begun, i, i+1)
+			}
 		case RunEnd:
 			// A run that failed after writes were opened ended with its words said, but not done.
 			if c.State == nil || !c.State.Opening() || r.Text == endDone {
@@ -71,6 +78,15 @@ func cutOf(dir string) (*Cut, error) {
 		return nil, nil
 	}
 	return c, nil
+}
+
+func lastIndex(l []begun, b begun) int {
+	for i := len(l) - 1; i >= 0; i-- {
+		if l[i] == b {
+			return i
+		}
+	}
+	return -1
 }
 
 // Resume is Run after a run that was cut short; with nil it is Run. Before writes were opened the cut
@@ -88,7 +104,7 @@ func (w *Walk) Resume(ctx context.Context, c *Cut) error {
 	w.event(event.Note, "", "", "writes had not been opened: what was begun is undone first", 0)
 	var places []place
 	for _, b := range c.begun {
-		if s, ok := step.ByName(b.step); ok {
+		if s, ok := w.byName(b.step); ok {
 			places = append(places, place{b.stage, s})
 		}
 	}

@@ -17,6 +17,15 @@ type Walk struct {
 	Playbook *playbook.Playbook
 	Env      *step.Env
 	Journal  *Journal
+	// Steps finds a step by its name; nil means step.ByName.
+	Steps func(name string) (step.Step, bool)
+}
+
+func (w *Walk) byName(name string) (step.Step, bool) {
+	if w.Steps != nil {
+		return w.Steps(name)
+	}
+	return step.ByName(name)
 }
 
 // Failure is why a walk did not get to its end.
@@ -64,7 +73,7 @@ func (w *Walk) run(ctx context.Context, opened bool) error {
 		w.event(event.StageBegin, stage.Name, "", stage.Clients, 0)
 		began := time.Now()
 		for _, name := range stage.Steps {
-			s, ok := step.ByName(name)
+			s, ok := w.byName(name)
 			if !ok {
 				return fmt.Errorf("stage %s: there is no step %q", stage.Name, name) // Load refuses it earlier
 			}
@@ -121,7 +130,7 @@ func (w *Walk) step(ctx context.Context, p place) error {
 func (w *Walk) fail(ctx context.Context, begun []place, cause error) error {
 	last := begun[len(begun)-1]
 	if ctx.Err() != nil {
-		cause = fmt.Errorf("stopped on request: %w", cause)
+		cause = fmt.Errorf("stopped on request: %w", ctx.Err()) // what the step said of it is in the journal
 	}
 	f := &Failure{Stage: last.stage, Step: last.step.Name(), Err: cause}
 	if w.Env.State.Opening() {

@@ -1,14 +1,16 @@
 package step
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
-
-	"golang.org/x/mod/semver"
+	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/probe"
+	"mqlift/internal/remote"
 	"mqlift/internal/view"
 )
 
@@ -133,19 +135,23 @@ func (e *Env) byHost(host string) *Node {
 	return nil
 }
 
-// keepIndex keeps a killed broker's next start from throwing its key index away. With an abort file
-// there, IndexService.load removes every index file newer than the checkpoint, the one in use always
-// among them, and in DLedger mode nothing builds it anew up to 5.1.4 (seen on 4.5.2: after a SIGKILL no
-// old key was found on that node any more). The abort file has no other effect there: recoverNormally
-// and recoverAbnormally of DLedgerCommitLog are the same. It was the process that was killed and not
-// the host, so that the mapped index files are whole.
+// keepIndex keeps a killed broker's next start from throwing its key index away. A start that finds an
+// abort file removes every index file newer than the checkpoint (IndexService.load), always the one in
+// use among them, since the checkpoint's third long, the index's time in ms, is written only when an
+// index file is full; and in DLedger mode nothing builds the old log's part anew (seen on 4.5.2 and
+// 5.3.3: after a SIGKILL no old key was found on that node any more). It was the process that was
+// killed and not the host: the mapped index files are whole, and the checkpoint may say so. The rest of
+// the recovery goes on as the broker wants it.
 func (e *Env) keepIndex(ctx context.Context, n *Node) error {
-	if semver.Compare("v"+e.Plan.Release, "v5.2.0") >= 0 {
-		return nil
+	var until [8]byte // a minute ahead, for clocks that are not quite alike
+	binary.BigEndian.PutUint64(until[:], uint64(time.Now().Add(time.Minute).UnixMilli()))
+	_, err := n.Remote.Run(ctx, remote.Cmd{
+		Argv:  []string{"dd", "of=" + join(n.NewRoot, "checkpoint"), "bs=8", "seek=2", "conv=notrunc,fsync", "status=none"},
+		Stdin: bytes.NewReader(until[:]),
+	})
+	if err != nil {
+		return fmt.Errorf("%s: marking the key index as whole: %w", n.Host, err)
 	}
-	if err := removeIfThere(ctx, n, join(n.NewRoot, "abort")); err != nil {
-		return err
-	}
-	e.note(n.Host, "abort file removed, so that the start keeps the key index; after a real crash this release drops its newest index file, and look-ups by key miss what was in it on that node")
+	e.note(n.Host, "checkpoint says that the key index is whole, so that the start keeps it; after a real crash it drops the newest index file, and look-ups by key miss what was in it on that node")
 	return nil
 }

@@ -1,0 +1,561 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mqlift/internal/event"
+	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/step"
+)
+
+// rehearsal is a walk whose steps only say what is asked of them.
+type rehearsal struct {
+	*Walk
+	t      *testing.T
+	dir    string
+	said   []string // "do a", "undo a", …
+	events []string
+	steps  map[string]*acted
+	kill   func() // ends the walk where it stands
+}
+
+// acted is a step without hosts. What is nil succeeds.
+type acted struct {
+	r    *rehearsal
+	name string
+	done bool // its check finds it done
+	ask  func() error
+	do   func(context.Context, *step.Env) error
+	undo func(context.Context, *step.Env) error
+}
+
+func (a *acted) Name() string                      { return a.name }
+func (a *acted) Title() string                     { return "title of " + a.name }
+func (a *acted) UndoText() string                  { return "take back " + a.name }
+func (a *acted) Requirement() playbook.Requirement { return playbook.Requirement{} }
+func (a *acted) Describe(*plan.Plan) []plan.Action { return nil }
+
+func (a *acted) Done(context.Context, *step.Env) (bool, string, error) {
+	if a.ask != nil {
+		if err := a.ask(); err != nil {
+			return false, "", err
+		}
+	}
+	return a.done, "seen", nil
+}
+
+func (a *acted) Do(ctx context.Context, e *step.Env) error {
+	a.r.said = append(a.r.said, "do "+a.name)
+	if a.do == nil {
+		return ctx.Err()
+	}
+	return a.do(ctx, e)
+}
+
+func (a *acted) Undo(ctx context.Context, e *step.Env) error {
+	a.r.said = append(a.r.said, "undo "+a.name)
+	if a.undo == nil {
+		return ctx.Err()
+	}
+	return a.undo(ctx, e)
+}
+
+// rehearse is a walk over a, b | c | open (the point of no return) | d.
+func rehearse(t *testing.T) *rehearsal {
+	r := &rehearsal{t: t, dir: filepath.Join(t.TempDir(), "runs"), steps: map[string]*acted{}}
+	for _, name := range []string{"a", "b", "c", "open", "d"} {
+		r.steps[name] = &acted{r: r, name: name}
+	}
+	r.steps["open"].do = func(_ context.Context, e *step.Env) error {
+		e.State.OpeningAt = time.Now()
+		return nil
+	}
+	r.Walk = &Walk{
+		Playbook: &playbook.Playbook{Name: "rehearsal", Stages: []playbook.Stage{
+			{Name: "prepare", Steps: []string{"a", "b"}},
+			{Name: "certify", Steps: []string{"c"}},
+			{Name: "open", PointOfNoReturn: true, Steps: []string{"open"}},
+			{Name: "finish", Steps: []string{"d"}},
+		}},
+		Steps: func(name string) (step.Step, bool) {
+			s, ok := r.steps[name]
+			return s, ok
+		},
+	}
+	r.begin("run-1", &step.State{Run: "run-1"})
+	return r
+}
+
+// begin gives the walk a journal below the runs' folder.
+func (r *rehearsal) begin(run string, state *step.State) {
+	r.t.Helper()
+	j, _, err := OpenJournal(filepath.Join(r.dir, run, "journal.jsonl"), run)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { j.Close() })
+	r.Journal = j
+	r.Env = &step.Env{State: state, Emit: func(e event.Event) {
+		r.events = append(r.events, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Kind, e.Stage, e.Step)))
+	}}
+	r.Env.Save = func() error { return j.Append(StateSaved, "", "", "", state) }
+}
+
+func (r *rehearsal) journal() []string {
+	r.t.Helper()
+	records, err := ReadJournal(r.Journal.Path())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var l []string
+	for _, rec := range records {
+		l = append(l, strings.TrimSpace(fmt.Sprintf("%s %s %s", rec.Kind, rec.Stage, rec.Step)))
+	}
+	return l
+}
+
+func (r *rehearsal) wantSaid(want ...string) {
+	r.t.Helper()
+	if diff := cmp.Diff(want, r.said); diff != "" {
+		r.t.Errorf("done: want (-), got (+)\n%s", diff)
+	}
+}
+
+// wantFailure checks that err is a failure of that step.
+func wantFailure(t *testing.T, err error, stage, name string) *Failure {
+	t.Helper()
+	var f *Failure
+	if !errors.As(err, &f) {
+		t.Fatalf("%T %v is no failure of a step", err, err)
+	}
+	if f.Stage != stage || f.Step != name {
+		t.Errorf("failed at %s / %s, want %s / %s", f.Stage, f.Step, stage, name)
+	}
+	return f
+}
+
+var errBroken = errors.New("the disk is gone")
+
+func broken(context.Context, *step.Env) error { return errBroken }
+
+func TestAllStepsAreDoneInTheOrderOfThePlaybook(t *testing.T) {
+	r := rehearse(t)
+	if err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("do a", "do b", "do c", "do open", "do d")
+	want := []string{"run-begin",
+		"begin prepare a", "done prepare a", "begin prepare b", "done prepare b",
+		"begin certify c", "done certify c", "begin open open", "done open open", "begin finish d", "done finish d",
+		"run-end"}
+	if diff := cmp.Diff(want, r.journal()); diff != "" {
+		t.Errorf("journal: want (-), got (+)\n%s", diff)
+	}
+	want = []string{
+		"stage-begin prepare", "step-begin prepare a", "step-end prepare a", "step-begin prepare b", "step-end prepare b", "stage-end prepare",
+		"stage-begin certify", "step-begin certify c", "step-end certify c", "stage-end certify",
+		"stage-begin open", "step-begin open open", "step-end open open", "stage-end open",
+		"stage-begin finish", "step-begin finish d", "step-end finish d", "stage-end finish"}
+	if diff := cmp.Diff(want, r.events); diff != "" {
+		t.Errorf("events: want (-), got (+)\n%s", diff)
+	}
+	var stages []string
+	for _, s := range r.Env.State.Stages {
+		stages = append(stages, s.Name)
+	}
+	if got := strings.Join(stages, " "); got != "prepare certify open finish" {
+		t.Errorf("times are kept of %s", got)
+	}
+}
+
+// The way back must be on disk before a step changes anything.
+func TestAStepIsJournalledBeforeItIsDoneAndAfter(t *testing.T) {
+	r := rehearse(t)
+	r.steps["b"].do = func(_ context.Context, e *step.Env) error {
+		if got := r.journal(); got[len(got)-1] != "begin prepare b" {
+			t.Errorf("the last record while b is done is %q", got[len(got)-1])
+		}
+		e.State.FencedEnd = 77
+		return nil
+	}
+	r.steps["c"].do = func(context.Context, *step.Env) error {
+		records, err := ReadJournal(r.Journal.Path())
+		if err != nil {
+			return err
+		}
+		if s, err := LastState(records); err != nil || s.FencedEnd != 77 {
+			t.Errorf("the state on disk while c is done is %+v, %v", s, err)
+		}
+		return nil
+	}
+	if err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAStepFoundDoneIsSkipped(t *testing.T) {
+	r := rehearse(t)
+	r.steps["b"].done = true
+	if err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("do a", "do c", "do open", "do d")
+	if got := strings.Join(r.journal(), ", "); !strings.Contains(got, "done prepare a, skipped prepare b, begin certify c") {
+		t.Error(got)
+	}
+	if got := strings.Join(r.events, ", "); !strings.Contains(got, "step-begin prepare b, step-skip prepare b, stage-end prepare") {
+		t.Error(got)
+	}
+}
+
+func TestAFailedStepAndAllBeforeItAreUndoneInReverse(t *testing.T) {
+	for _, where := range []string{"check", "doing"} {
+		t.Run(where, func(t *testing.T) {
+			r := rehearse(t)
+			r.steps["b"].undo = func(context.Context, *step.Env) error { return step.ErrNothingToUndo }
+			want := []string{"do a", "do b", "do c", "undo c", "undo b", "undo a"}
+			if where == "check" {
+				r.steps["c"].ask = func() error { return errBroken }
+				want = []string{"do a", "do b", "undo c", "undo b", "undo a"}
+			} else {
+				r.steps["c"].do = broken
+			}
+			err := r.Run(t.Context())
+			f := wantFailure(t, err, "certify", "c")
+			if !f.Undone || f.Past || f.UndoErr != nil || !errors.Is(err, errBroken) {
+				t.Errorf("%+v", f)
+			}
+			if !strings.Contains(err.Error(), "everything was undone: the old group serves as before") {
+				t.Error(err)
+			}
+			r.wantSaid(want...)
+			if got := r.journal(); got[len(got)-1] != "run-end" {
+				t.Errorf("the journal ends with %q", got[len(got)-1])
+			}
+			if cut, err := Unfinished(r.dir); cut != nil || err != nil {
+				t.Errorf("what was undone is taken for a cut run: %+v, %v", cut, err)
+			}
+		})
+	}
+}
+
+func TestWhatCannotBeUndoneIsNamedAndDoesNotKeepTheRest(t *testing.T) {
+	r := rehearse(t)
+	errStuck := errors.New("the broker does not answer")
+	r.steps["c"].do = broken
+	r.steps["b"].undo = func(context.Context, *step.Env) error { return errStuck }
+	err := r.Run(t.Context())
+	f := wantFailure(t, err, "certify", "c")
+	if f.Undone || f.Past || !errors.Is(f.UndoErr, errStuck) || !errors.Is(err, errStuck) || !errors.Is(err, errBroken) {
+		t.Errorf("%+v", f)
+	}
+	for _, want := range []string{"the disk is gone", "not everything could be undone", "undoing b: the broker does not answer", "mqlift status"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nis without %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "serves as before") {
+		t.Error(err)
+	}
+	r.wantSaid("do a", "do b", "do c", "undo c", "undo b", "undo a")
+	if got := strings.Join(r.journal(), ", "); !strings.Contains(got, "undo-failed prepare b, undo-begin prepare a, undone prepare a") {
+		t.Error(got)
+	}
+}
+
+func TestNothingIsUndoneOnceWritesMayBeOpen(t *testing.T) {
+	for name, failing := range map[string]string{"in the step that opens them": "open", "after it": "d"} {
+		t.Run(name, func(t *testing.T) {
+			r := rehearse(t)
+			r.steps[failing].do = func(_ context.Context, e *step.Env) error {
+				e.State.OpeningAt = time.Now()
+				return errBroken
+			}
+			err := r.Run(t.Context())
+			f := wantFailure(t, err, map[string]string{"open": "open", "d": "finish"}[failing], failing)
+			if !f.Past || f.Undone || f.UndoErr != nil || !errors.Is(err, errBroken) {
+				t.Errorf("%+v", f)
+			}
+			if !strings.Contains(err.Error(), "nothing was undone") {
+				t.Error(err)
+			}
+			for _, s := range r.said {
+				if strings.HasPrefix(s, "undo") {
+					t.Errorf("%s", s)
+				}
+			}
+			// It ended with its words said, and still has to be gone on with.
+			if cut, err := Unfinished(r.dir); cut == nil || err != nil {
+				t.Errorf("nothing to go on with: %v", err)
+			}
+		})
+	}
+}
+
+func TestAfterCtrlCEverythingIsUndoneWithALiveContext(t *testing.T) {
+	r := rehearse(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.steps["b"].do = func(ctx context.Context, _ *step.Env) error {
+		cancel()
+		return ctx.Err()
+	}
+	for _, name := range []string{"a", "b"} {
+		r.steps[name].undo = func(ctx context.Context, _ *step.Env) error {
+			if _, limited := ctx.Deadline(); !limited {
+				t.Errorf("%s is undone without a limit", name)
+			}
+			return ctx.Err()
+		}
+	}
+	err := r.Run(ctx)
+	f := wantFailure(t, err, "prepare", "b")
+	if !f.Undone || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "stopped on request") {
+		t.Errorf("%+v", f)
+	}
+	r.wantSaid("do a", "do b", "undo b", "undo a")
+}
+
+// cutAt ends the walk as a kill does: nothing more is done, said or written.
+func (r *rehearsal) cutAt(during func() error) {
+	r.t.Helper()
+	type killed struct{}
+	func() {
+		defer func() {
+			if p := recover(); p != nil && p != any(killed{}) {
+				panic(p)
+			}
+		}()
+		r.kill = func() { panic(killed{}) }
+		if err := during(); err != nil {
+			r.t.Errorf("it was not killed and ended with %v", err)
+		} else {
+			r.t.Error("it was not killed")
+		}
+	}()
+	if err := r.Journal.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.said, r.events = nil, nil
+}
+
+// again is what the next mqlift finds and goes on with.
+func (r *rehearsal) again() *Cut {
+	r.t.Helper()
+	cut, err := Unfinished(r.dir)
+	if err != nil || cut == nil {
+		r.t.Fatalf("there is nothing to go on with: %v", err)
+	}
+	r.begin(filepath.Base(cut.Dir), cut.State)
+	return cut
+}
+
+func TestARunKilledBeforeWritesWereOpenedIsUndoneAndThenDoneAnew(t *testing.T) {
+	r := rehearse(t)
+	r.steps["a"].do = func(_ context.Context, e *step.Env) error { e.State.FencedEnd = 9; return nil }
+	r.steps["b"].done = true
+	r.steps["c"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+	r.cutAt(func() error { return r.Run(t.Context()) })
+
+	cut := r.again()
+	if cut.At != "certify / c" || cut.Dir != filepath.Join(r.dir, "run-1") || cut.State.Run != "run-1" || cut.State.FencedEnd != 9 {
+		t.Errorf("%+v with %+v", cut, cut.State)
+	}
+	r.steps["a"].do = func(_ context.Context, e *step.Env) error {
+		if e.State.FencedEnd != 0 {
+			t.Error("the state of what was undone is still there")
+		}
+		return nil
+	}
+	r.steps["c"].do = nil
+	if err := r.Resume(t.Context(), cut); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("undo c", "undo b", "undo a", "do a", "do c", "do open", "do d")
+	if cut, err := Unfinished(r.dir); cut != nil || err != nil {
+		t.Errorf("unfinished still: %+v %v", cut, err)
+	}
+}
+
+func TestARunKilledAfterWritesWereOpenedGoesOnFromThere(t *testing.T) {
+	for name, killedIn := range map[string]string{"while opening": "open", "later": "d"} {
+		t.Run(name, func(t *testing.T) {
+			r := rehearse(t)
+			opening := r.steps["open"].do
+			r.steps[killedIn].do = func(ctx context.Context, e *step.Env) error {
+				if err := opening(ctx, e); err != nil {
+					return err
+				}
+				if err := e.Save(); err != nil {
+					return err
+				}
+				r.kill()
+				return nil
+			}
+			r.cutAt(func() error { return r.Run(t.Context()) })
+
+			cut := r.again()
+			r.steps["open"].do, r.steps[killedIn].do = opening, nil
+			if err := r.Resume(t.Context(), cut); err != nil {
+				t.Fatal(err)
+			}
+			r.wantSaid("do open", "do d")
+		})
+	}
+}
+
+func TestWhatAKilledRunBeganAndCannotBeUndoneStopsTheNextOne(t *testing.T) {
+	r := rehearse(t)
+	r.steps["b"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+	r.cutAt(func() error { return r.Run(t.Context()) })
+
+	cut := r.again()
+	r.steps["a"].undo = broken
+	err := r.Resume(t.Context(), cut)
+	f := wantFailure(t, err, "resume", "undo")
+	if !errors.Is(f.UndoErr, errBroken) || f.Undone || f.Past {
+		t.Errorf("%+v", f)
+	}
+	r.wantSaid("undo b", "undo a")
+	if cut, err := Unfinished(r.dir); cut == nil || err != nil {
+		t.Errorf("the next one would not try again: %v", err)
+	}
+}
+
+// retire-master's way back closes a master that fence-master's then opens: taken once more, and out
+// of a state in which the fence is gone, it would leave a serving master closed.
+func TestWhatIsUndoneIsNotUndoneAgain(t *testing.T) {
+	t.Run("after a kill while undoing", func(t *testing.T) {
+		r := rehearse(t)
+		r.steps["c"].do = broken
+		r.steps["a"].undo = func(context.Context, *step.Env) error { r.kill(); return nil }
+		r.cutAt(func() error { return r.Run(t.Context()) })
+
+		cut := r.again()
+		r.steps["a"].undo, r.steps["c"].do = nil, nil
+		if err := r.Resume(t.Context(), cut); err != nil {
+			t.Fatal(err)
+		}
+		r.wantSaid("undo a", "do a", "do b", "do c", "do open", "do d")
+	})
+	t.Run("after a second kill", func(t *testing.T) {
+		r := rehearse(t)
+		r.steps["c"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+		r.cutAt(func() error { return r.Run(t.Context()) })
+
+		cut := r.again()
+		r.steps["b"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+		r.cutAt(func() error { return r.Resume(t.Context(), cut) })
+
+		cut = r.again()
+		r.steps["b"].do, r.steps["c"].do = nil, nil
+		if err := r.Resume(t.Context(), cut); err != nil {
+			t.Fatal(err)
+		}
+		r.wantSaid("undo b", "undo a", "do a", "do b", "do c", "do open", "do d")
+	})
+}
+
+func TestResumeOfNothingIsARun(t *testing.T) {
+	r := rehearse(t)
+	if err := r.Resume(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("do a", "do b", "do c", "do open", "do d")
+}
+
+func TestOnlyTheNewestRunThatWasCutIsGoneOnWith(t *testing.T) {
+	// Each run's records; "kind" or "kind step", state after ":" as o (opening) or n (not).
+	tests := map[string]struct {
+		runs map[string]string
+		want string // run at step
+	}{
+		"no runs":                 {nil, ""},
+		"one that ended":          {map[string]string{"run-1": "run-begin, begin a:n, done a:n, run-end:n"}, ""},
+		"one that was cut":        {map[string]string{"run-1": "run-begin, begin a:n, done a:n"}, "run-1 stage / a"},
+		"the newest of two":       {map[string]string{"run-1": "run-begin, begin a:n", "run-2": "run-begin, begin a:n, skipped b"}, "run-2 stage / b"},
+		"an older, a newer ended": {map[string]string{"run-1": "run-begin, begin a:n", "run-2": "run-begin, begin a:n, run-end:n"}, "run-1 stage / a"},
+		"one that never began":    {map[string]string{"run-1": "run-begin"}, ""},
+		"failed, undone":          {map[string]string{"run-1": "run-begin, begin a:n, failed a:n, undo-begin a, undone a:n, run-end:n"}, ""},
+		"undone, not yet said so": {map[string]string{"run-1": "run-begin, begin a:n, failed a:n, undo-begin a, undone a:n"}, ""},
+		"failed while open":       {map[string]string{"run-1": "run-begin, begin a:o, failed a:o, run-end:o"}, "run-1 stage / a"},
+		"gone on with, ended":     {map[string]string{"run-1": "run-begin, begin a:o, failed a:o, run-end:o, run-begin, begin b:o, run-end done:o"}, ""},
+		"gone on with, cut again": {map[string]string{"run-1": "run-begin, begin a:o, run-begin, begin b:o"}, "run-1 stage / b"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "runs")
+			for run, records := range test.runs {
+				j, _, err := OpenJournal(filepath.Join(dir, run, "journal.jsonl"), run)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for rec := range strings.SplitSeq(records, ", ") {
+					what, state, stated := strings.Cut(rec, ":")
+					kind, name, _ := strings.Cut(what, " ")
+					var s any
+					if stated {
+						st := &step.State{Run: run}
+						if state == "o" {
+							st.OpeningAt = time.Unix(1, 0)
+						}
+						s = st
+					}
+					stage, text := "stage", ""
+					if RecordKind(kind) == RunEnd {
+						stage, text, name = "", name, ""
+						if text == "" {
+							text = "failed: all undone"
+						}
+					}
+					add(t, j, RecordKind(kind), stage, name, text, s)
+				}
+				if err := j.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cut, err := Unfinished(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if cut != nil {
+				got = filepath.Base(cut.Dir) + " " + cut.At
+			}
+			if got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+	t.Run("a folder without a journal", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "run-1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if cut, err := Unfinished(dir); cut != nil || err != nil {
+			t.Error(cut, err)
+		}
+	})
+	t.Run("a damaged journal is not passed over", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "run-1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "run-1", "journal.jsonl")
+		if err := os.WriteFile(path, []byte("x\n{\"seq\":2}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Unfinished(dir); err == nil || !strings.Contains(err.Error(), path+": line 1") {
+			t.Error(err)
+		}
+	})
+}
