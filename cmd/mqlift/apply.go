@@ -42,7 +42,8 @@ func newApplyCommand() *cobra.Command {
 		Short: "Carry out the upgrade: a saved plan, or the one that fits what is true now",
 		Long: `apply walks the playbook. Each step is journalled before and after. When a step fails, or on Ctrl-C,
 before writes were opened, everything is undone and the old group serves as before; after that nothing
-is undone, and running apply again goes on from where it stopped.
+is undone, and running apply again goes on from where it stopped. A run that was killed is taken up by
+the next apply: undone first while writes had not been opened, gone on with otherwise.
 
 With a saved PLAN exactly that is done, and refused when the cluster has moved away from it.
 Without one the plan is shown and asked about. --dry-run only says what each step would do on
@@ -109,7 +110,9 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return err
 	}
 	if unfinished != nil && !o.DryRun {
-		return o.resume(ctx, s, unfinished, console)
+		if err := o.resume(ctx, s, unfinished, console); err != nil || unfinished.Opened() {
+			return err
+		}
 	}
 
 	facts, err := s.observe(ctx)
@@ -132,7 +135,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	}
 	if saved == nil && !o.Yes {
 		view.Plan(out, terminal(out), p)
-		if err := ask(console.in, out, fmt.Sprintf("\nUpgrade %s now? Until writes are opened, going back is free. Type yes: ", p.Group)); err != nil {
+		if err := ask(ctx, console.in, out, fmt.Sprintf("\nUpgrade %s now? Until writes are opened, going back is free. Type yes: ", p.Group)); err != nil {
 			return err
 		}
 	}
@@ -145,7 +148,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return err
 	}
 	state := &step.State{Run: id, Started: time.Now()}
-	return o.walk(ctx, s, p, state, store, nil, console)
+	return o.walk(ctx, s, p, state, store, console, func(w *run.Walk) error { return w.Run(ctx) })
 }
 
 // dialogue is what the operator gave and how to ask for more.
@@ -155,18 +158,23 @@ type dialogue struct {
 	out  io.Writer
 }
 
-// resume goes on with a run that was cut short: back to the old group and from the start again while
-// writes had not been opened, or on from where they were.
+// resume takes up a run that was cut short: it goes on where writes had been opened, and takes it back to
+// the old group otherwise, from where a new run starts with a plan of its own.
 func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dialogue) error {
 	p, err := loadPlan(filepath.Join(u.Dir, "plan.json"))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(k.out, "run %s was cut short at %s; going on with it\n", u.State.Run, u.At)
-	return o.walk(ctx, s, p, u.State, u.Dir, u, k)
+	fmt.Fprintf(k.out, "run %s was cut short at %s\n", u.State.Run, u.At)
+	return o.walk(ctx, s, p, u.State, u.Dir, k, func(w *run.Walk) error {
+		if u.Opened() {
+			return w.Continue(ctx, u)
+		}
+		return w.UndoCut(ctx, u)
+	})
 }
 
-func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, cut *run.Cut, k dialogue) (err error) {
+func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, k dialogue, do func(*run.Walk) error) (err error) {
 	journal, _, err := run.OpenJournal(filepath.Join(dir, "journal.jsonl"), state.Run)
 	if err != nil {
 		return err
@@ -182,15 +190,19 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from}
 	if o.Ask {
 		opts.Decide = func(ctx context.Context, d step.Decision) error {
-			return ask(k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",
+			return ask(ctx, k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",
 				d.Leader, d.Keys, view.Duration(d.Closed)))
 		}
 	}
-	env := s.env(p, state, emit, opts)
+	env, err := s.env(p, state, emit, opts)
+	if err != nil {
+		return err
+	}
+	env.Reconnect = func(ctx context.Context) error { return s.reconnect(ctx, env.Nodes) }
 	env.Save = func() error { return journal.Append(run.StateSaved, "", "", "", state) }
 	w := &run.Walk{Playbook: s.playbook, Env: env, Journal: journal}
 	watch := s.watchReads(ctx, env)
-	err = w.Resume(ctx, cut)
+	err = do(w)
 	reads := watch.stop()
 	if rerr := o.report(k.out, dir, p, state, reads, err); rerr != nil {
 		err = errors.Join(err, rerr)
@@ -216,16 +228,26 @@ func (o *applyOptions) views(out io.Writer, dir string, state *step.State) (even
 }
 
 // ask wants a yes.
-func ask(in *bufio.Reader, out io.Writer, question string) error {
+func ask(ctx context.Context, in *bufio.Reader, out io.Writer, question string) error {
 	fmt.Fprint(out, question)
-	answer, err := in.ReadString('\n')
-	if strings.TrimSpace(answer) == "yes" {
-		return nil
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	answered := make(chan error, 1)
+	go func() { // a read from a terminal cannot be called back
+		answer, err := in.ReadString('\n')
+		switch {
+		case strings.TrimSpace(answer) == "yes":
+			answered <- nil
+		case err != nil && !errors.Is(err, io.EOF):
+			answered <- err
+		default:
+			answered <- &declinedError{}
+		}
+	}()
+	select {
+	case err := <-answered:
 		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return &declinedError{}
 }
 
 // declinedError is an answer other than yes.

@@ -23,7 +23,7 @@ func newCheckCommand() *cobra.Command {
 it is as it must be: pass, warn or fail, with what to do. It changes nothing.
 
 Exit code 3 when something failed.`,
-		Args: noArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCheck(cmd.Context(), t, cmd.OutOrStdout()) },
 	}
 	t.addFlags(cmd)

@@ -38,18 +38,25 @@ func main() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // Main runs mqlift and returns its exit code.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // a closed terminal must not end an upgrade in the middle
 	go func() {
 		<-ctx.Done()
 		stop() // a second signal ends the program at once
+		signal.Ignore(syscall.SIGHUP)
 	}()
 	cmd := newRootCommand()
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
+	begun := false
+	cmd.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	err := cmd.ExecuteContext(ctx)
+	if err != nil && !begun { // an unknown command or flag, or too many or few arguments
+		err = &usageError{err}
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -138,7 +145,6 @@ Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	cmd.AddCommand(
 		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(), newVerifyCommand(), newFailoverCommand(),
 		newStatusCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
@@ -151,12 +157,4 @@ func version() string {
 		return info.Main.Version
 	}
 	return "devel"
-}
-
-// noArgs is cobra.NoArgs with this program's kind of error.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return &usageError{err}
-	}
-	return nil
 }

@@ -23,7 +23,7 @@ func newPlanCommand() *cobra.Command {
 		Long: `plan works out every step of the upgrade and shows it, with the diff of each broker.conf, the bytes
 that will be copied, the disk that they need, the write outage to expect, and the risks of this
 release. It changes nothing. With -o the plan is saved, to be reviewed and given to apply.`,
-		Args: noArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runPlan(cmd.Context(), t, output, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -39,7 +39,7 @@ func newDiffCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff",
 		Short: "Show the diff of each host's broker.conf, and nothing else",
-		Args:  noArgs,
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := t.makePlan(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {

@@ -137,6 +137,36 @@ func (s *session) Close() error {
 	return errors.Join(errs...)
 }
 
+// reconnect dials hosts again whose connection was lost, and puts the agent there again.
+func (s *session) reconnect(ctx context.Context, nodes []*step.Node) error {
+	var errs []error
+	for _, n := range nodes {
+		select {
+		case <-n.Remote.Done():
+		default:
+			continue
+		}
+		member, err := s.group.Member(n.Host)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		host, err := remote.Dial(ctx, member.SSHTarget())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		helper, err := agent.Push(ctx, host)
+		if err != nil {
+			errs = append(errs, err, host.Close())
+			continue
+		}
+		s.hosts[n.Host], s.agents[n.Host] = host, helper
+		n.Remote, n.Agent = host, helper
+	}
+	return errors.Join(errs...)
+}
+
 func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
 	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})
 }
@@ -156,12 +186,15 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 }
 
 // env puts together what steps work with.
-func (s *session) env(p *plan.Plan, state *step.State, emit event.Sink, o step.Options) *step.Env {
+func (s *session) env(p *plan.Plan, state *step.State, emit event.Sink, o step.Options) (*step.Env, error) {
 	e := &step.Env{Plan: p, Client: s.client, NameServers: s.nameServers, State: state, Emit: emit, Options: o, Save: func() error { return nil }}
 	for _, m := range p.Members {
+		if s.hosts[m.Host] == nil {
+			return nil, &usageError{fmt.Errorf("%s is a member in the plan and not in the topology any more", m.Host)}
+		}
 		e.Nodes = append(e.Nodes, &step.Node{Member: m, Remote: s.hosts[m.Host], Agent: s.agents[m.Host]})
 	}
-	return e
+	return e, nil
 }
 
 // running is a plan of nothing: the group as it is, for commands that only look at it.

@@ -30,7 +30,7 @@ func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what the group is now: roles, leader, logs, routes, an unfinished run, what going back costs",
-		Args:  noArgs,
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runStatus(cmd.Context(), t, stateDir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -172,7 +172,7 @@ func (st *groupStatus) print(out io.Writer) {
 }
 
 func newPlaybookCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "playbook", Short: "Show or check orders of work", Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: "playbook", Short: "Show or check orders of work", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(&cobra.Command{
 		Use: "show [NAME]", Short: "Print a built-in playbook", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -205,7 +205,7 @@ func newInitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "init",
 		Short: "Print a commented topology to start from",
-		Args:  noArgs,
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(templates.Topology())
 			return err

@@ -32,7 +32,7 @@ Old keys are those given with --keys; without any, messages are picked from the 
 before the upgrade.
 
 Exit code 6 when something is not proven.`,
-		Args: noArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runVerify(cmd.Context(), t, keys, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -66,7 +66,10 @@ func (t *target) onGroup(ctx context.Context, keySpecs []string, emit event.Sink
 			return &shownError{exitUnproven, errors.Join(notProven("%s", m.Host), printErr(errOut, "mqlift: %s: no DLedger peer answers at %s: it is not running, or the group is still master and slave; see `mqlift status`\n", m.Host, m.Addr()))}
 		}
 	}
-	env := s.env(p, &step.State{Run: newRun(), Started: time.Now()}, emit, step.Options{Keys: keys, Credentials: s.credentials})
+	env, err := s.env(p, &step.State{Run: newRun(), Started: time.Now()}, emit, step.Options{Keys: keys, Credentials: s.credentials})
+	if err != nil {
+		return err
+	}
 	if err := f(ctx, env); err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -127,10 +130,10 @@ how long the application, was without sends; starts the killed broker again, wai
 looks every acknowledged message up on every node.
 
 Exit code 6 when a message is missing or the group does not recover.`,
-		Args: noArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !yes {
-				if err := ask(bufio.NewReader(cmd.InOrStdin()), cmd.OutOrStdout(), "This kills the leader's process; sends fail until the next one is elected (6 to 10 s). Type yes: "); err != nil {
+				if err := ask(cmd.Context(), bufio.NewReader(cmd.InOrStdin()), cmd.OutOrStdout(), "This kills the leader's process; sends fail until the next one is elected (6 to 10 s). Type yes: "); err != nil {
 					return err
 				}
 			}

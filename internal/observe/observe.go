@@ -61,7 +61,7 @@ type Member struct {
 
 	// Log is the commit log's folder as it lies there, not walked.
 	Log   []agent.Entry
-	Store *agent.Store          // the old root; DLedger holds the dledger-* folders below the new one, too
+	Store *agent.Store          // the old root; DLedger holds the paths of the dledger-* folders below it and the new one
 	Trees map[string]agent.Path // by path: install dir, old and new root, commit log, consumequeue, index
 	Lock  []byte                // content of mqlift's lock file, nil when there is none
 }
@@ -200,9 +200,13 @@ func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d 
 	}
 	if len(f.Stores) > 0 {
 		m.Store = &f.Stores[0]
-		if len(f.Stores) > 1 {
-			m.Store.DLedger = append(m.Store.DLedger, f.Stores[1].DLedger...)
+		var ledgers []string
+		for _, s := range f.Stores {
+			for _, name := range s.DLedger {
+				ledgers = append(ledgers, path.Join(s.Root, name))
+			}
 		}
+		m.Store.DLedger = ledgers
 	}
 	if len(f.Lists) > 0 {
 		m.Log = f.Lists[0].Entries

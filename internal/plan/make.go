@@ -56,19 +56,19 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Me
 		return nil, err
 	}
 	s, from := o.Settings, o
+	m.ConfMode = 0o644
 	if o.Conf == nil {
 		if master == nil {
 			return m, nil
 		}
 		// A new host gets what the master has, at the same place within its own installation.
 		from, s = master, master.Settings
-		s.StoreRoot = within(s.StoreRoot, master.Declared.InstallDir, d.InstallDir)
-		s.StoreCommitLog = within(s.StoreCommitLog, master.Declared.InstallDir, d.InstallDir)
+		s.StoreRoot, s.StoreCommitLog = placesFor(d, master)
 		if d.ListenPort != 0 {
 			s.ListenPort = d.ListenPort
 		}
 	} else {
-		m.OldConf = o.Conf.Bytes()
+		m.OldConf, m.ConfMode = o.Conf.Bytes(), o.Host.BrokerConf.Mode.Perm()
 	}
 	m.ListenPort, m.LogFileSize = s.ListenPort, s.MappedFileSizeCommitLog
 	m.OldRoot, m.CommitLog = s.StoreRoot, s.StoreCommitLog
@@ -88,6 +88,13 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Me
 	target.Closed = true
 	if m.ClosedConf, _, err = render(from.Conf, m, target, f.Release); err != nil {
 		return nil, err
+	}
+	if m.Kind == Master {
+		fenced, err := o.Conf.Apply(brokerconf.Edit{Set: brokerconf.CloseWrites()})
+		if err != nil {
+			return nil, err
+		}
+		m.FencedConf = fenced.Bytes()
 	}
 	oldName := m.ConfPath
 	if m.Kind == Fresh {
@@ -111,6 +118,12 @@ func render(from *brokerconf.File, m *Member, target brokerconf.DLedgerTarget, r
 		return nil, nil, err
 	}
 	return f.Bytes(), why, nil
+}
+
+// placesFor are the store's root and the commit log that a new host gets: where the master has them.
+func placesFor(d *topology.Member, master *observe.Member) (root, commitLog string) {
+	from := master.Declared.InstallDir
+	return within(master.Settings.StoreRoot, from, d.InstallDir), within(master.Settings.StoreCommitLog, from, d.InstallDir)
 }
 
 // within moves a path from one installation into another; paths outside stay.

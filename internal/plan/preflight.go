@@ -108,6 +108,8 @@ func (p *preflight) group() {
 		p.add(diag.Fail, "group.release", "", "", "no broker says which release it runs", "start the brokers, or look at their logs")
 	case want != "" && want != running:
 		p.add(diag.Fail, "group.release", "", p.g.Where("release"), fmt.Sprintf("the group runs %s and the topology wants %s: this version of mqlift changes the mode and keeps the release", running, want), "leave `release` out, or set it to "+running)
+	case semver.Major("v"+running) == "v5":
+		p.add(diag.Fail, "group.release", "", "", fmt.Sprintf("release %s does not complete carried consume queues at its first start as DLedger (seen on 5.3.3: a message no longer found)", running), "this version of mqlift upgrades 4.5.1 to 4.9.8; on 5.x consider Controller mode")
 	case !brokerconf.Known(running):
 		p.add(diag.Fail, "group.release", "", "", fmt.Sprintf("release %s is not one that mqlift knows the defaults of", running), "releases it knows: "+strings.Join(brokerconf.Releases(), ", "))
 	default:
@@ -163,6 +165,9 @@ func (p *preflight) member(m *observe.Member) {
 		p.add(diag.Fail, "broker.running", host, m.Addr, fmt.Sprintf("the broker runs as process %d and does not answer: %v", m.Process.PID, m.RuntimeErr), "look at its log; check listenPort and brokerIP1")
 	default:
 		p.pass("broker.running", host, "process %d answers at %s as %s", m.Process.PID, m.Addr, kind)
+		if m.Process.User != m.Host.User {
+			p.add(diag.Fail, "host.user", host, d.Where("ssh"), fmt.Sprintf("the broker runs as %s and mqlift works as %s here: what it starts and writes would belong to %[2]s", m.Process.User, m.Host.User), "log in as "+m.Process.User+", without sudo")
+		}
 		p.old(m)
 	}
 	p.host(m)
@@ -214,8 +219,12 @@ func (p *preflight) fresh(m *observe.Member) {
 		p.add(diag.Fail, "host.release", host, d.InstallDir, fmt.Sprintf("holds release %s, and the group runs %s", m.Host.Install.Release, p.f.Release), "move it away, or name another installDir")
 	}
 	port := d.ListenPort
-	if master := p.master(); port == 0 && master != nil {
-		port = master.Settings.ListenPort
+	if master := p.master(); master != nil {
+		if port == 0 {
+			port = master.Settings.ListenPort
+		}
+		root, log := placesFor(d, master)
+		p.found = append(p.found, d.CheckStore(root, log)...)
 	}
 	for _, l := range m.Host.Listeners {
 		if used := int(l.Address.Port()); used == port || used == port+1 || used == port-2 {
@@ -236,12 +245,14 @@ func (p *preflight) old(m *observe.Member) {
 	for _, f := range m.Conf.Findings(brokerconf.Site{Host: host, Release: p.f.Release, Home: m.Host.Home, Addresses: []string{d.Address}}) {
 		p.found.Add(f)
 	}
-	for key, want := range map[string]string{
-		"storePathRootDir": s.StoreRoot, "storePathCommitLog": s.StoreCommitLog,
-		"mapedFileSizeCommitLog": strconv.FormatInt(s.MappedFileSizeCommitLog, 10), "mappedFileSizeCommitLog": strconv.FormatInt(s.MappedFileSizeCommitLog, 10),
+	size := strconv.FormatInt(s.MappedFileSizeCommitLog, 10)
+	for _, set := range []brokerconf.KV{
+		{Key: "storePathRootDir", Value: s.StoreRoot}, {Key: "storePathCommitLog", Value: s.StoreCommitLog},
+		{Key: "mapedFileSizeCommitLog", Value: size}, {Key: "mappedFileSizeCommitLog", Value: size},
+		{Key: "brokerPermission", Value: strconv.Itoa(s.Permission)}, {Key: "startAcceptSendRequestTimeStamp", Value: strconv.FormatInt(s.AcceptSendsFrom, 10)},
 	} {
-		if live, ok := m.Live[key]; ok && live != want {
-			p.add(diag.Fail, "broker.drift", host, d.BrokerConf, fmt.Sprintf("the file gives %s=%s and the running broker has %s", key, want, live), "the file is not the one that the broker was started with, or was changed since: make them agree and restart this broker")
+		if live, ok := m.Live[set.Key]; ok && live != set.Value {
+			p.add(diag.Fail, "broker.drift", host, d.BrokerConf, fmt.Sprintf("the file gives %s=%s and the running broker has %s", set.Key, set.Value, live), "the file is not the one that the broker was started with, or was changed since: make them agree and restart this broker")
 		}
 	}
 	if s.DLedger {
@@ -251,7 +262,7 @@ func (p *preflight) old(m *observe.Member) {
 		p.add(diag.Fail, "store.commitlog", host, d.BrokerConf, "storePathCommitLog names several folders, which DLedger cannot take over", "bring the commit log into one folder first")
 	}
 	if m.Store != nil && len(m.Store.DLedger) > 0 {
-		p.add(diag.Fail, "store.dledger", host, m.Store.DLedger[0], fmt.Sprintf("%d dledger folder(s) of an earlier try: their first file decides where DLedger believes the old log to end", len(m.Store.DLedger)), "move them away: mv "+m.Store.DLedger[0]+" "+m.Store.DLedger[0]+".old")
+		p.add(diag.Fail, "store.dledger", host, m.Store.DLedger[0], fmt.Sprintf("%d dledger folder(s) of an earlier try: their first file decides where DLedger believes the old log to end", len(m.Store.DLedger)), "move them away: mv "+m.Store.DLedger[0]+" "+path.Join(path.Dir(m.Store.DLedger[0]), "old-"+path.Base(m.Store.DLedger[0])))
 	}
 	p.commitLog(m)
 	p.found = append(p.found, d.CheckStore(s.StoreRoot, s.StoreCommitLog)...)
@@ -290,8 +301,18 @@ func (p *preflight) commitLog(m *observe.Member) {
 	}
 }
 
+// alike are the properties that clients or retention notice when the leader is the old slave.
+var alike = []string{"maxMessageSize", "autoCreateTopicEnable", "autoCreateSubscriptionGroup", "aclEnable", "fileReservedTime", "deleteWhen", "messageDelayLevel", "enablePropertyFilter"}
+
 func (p *preflight) slave(m *observe.Member) {
 	master := p.master()
+	if master != nil {
+		for _, key := range alike {
+			if a, b := master.Live[key], m.Live[key]; a != b {
+				p.add(diag.Warn, "broker.alike", m.Declared.Host, m.Declared.BrokerConf, fmt.Sprintf("%s is %s here and %s on the master", key, b, a), "make them alike: this broker may lead after the upgrade")
+			}
+		}
+	}
 	if master == nil || master.LogMax() < 0 || m.LogMax() < 0 {
 		return
 	}

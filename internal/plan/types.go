@@ -5,6 +5,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"time"
 	"unicode/utf8"
 
@@ -70,11 +71,14 @@ type Member struct {
 	OldRoot     string `json:"oldRoot"`     // storePathRootDir before
 	NewRoot     string `json:"newRoot"`     // storePathRootDir after
 
-	ConfPath   string `json:"confPath"`
-	OldConf    Text   `json:"oldConf"`    // before; empty where there is none
-	ClosedConf Text   `json:"closedConf"` // for the first start, writes closed
-	NewConf    Text   `json:"newConf"`    // afterwards
-	Diff       string `json:"diff"`       // unified, OldConf to NewConf
+	ConfPath   string      `json:"confPath"`
+	ConfMode   fs.FileMode `json:"confMode"`   // of the file, or what a new one gets
+	OldConf    Text        `json:"oldConf"`    // before; empty where there is none
+	ClosedConf Text        `json:"closedConf"` // for the first start, writes closed
+	NewConf    Text        `json:"newConf"`    // afterwards
+	// FencedConf is the old master's while it is stopped for good: in the old mode, writes closed.
+	FencedConf Text   `json:"fencedConf,omitempty"`
+	Diff       string `json:"diff"` // unified, OldConf to NewConf
 	// Reasons says, per changed property, why.
 	Reasons []string `json:"reasons,omitempty"`
 }

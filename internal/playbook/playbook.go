@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"mqlift/internal/diag"
 	"mqlift/playbooks"
@@ -77,8 +78,20 @@ func BuiltIn() []string {
 	return names
 }
 
+// mostBytes bounds a playbook: the built-in one has 3 KiB, and deep nesting costs the YAML library
+// time that grows with its square.
+const mostBytes = 16 << 10
+
 // Parse reads a playbook; file is used for positions only.
-func Parse(file string, data []byte, known map[string]Requirement) (*Playbook, error) {
+func Parse(file string, data []byte, known map[string]Requirement) (_ *Playbook, err error) {
+	defer func() {
+		if recover() != nil { // goccy/go-yaml 1.19.2 panics on some texts; found by the fuzz test
+			err = yamlError(file, errors.New("the YAML parser gave up on it"))
+		}
+	}()
+	if len(data) > mostBytes {
+		return nil, yamlError(file, fmt.Errorf("it has more than %d bytes, which is no playbook", mostBytes))
+	}
 	var p Playbook
 	if err := yaml.UnmarshalWithOptions(data, &p, yaml.Strict()); err != nil {
 		return nil, yamlError(file, err)
@@ -88,6 +101,9 @@ func Parse(file string, data []byte, known map[string]Requirement) (*Playbook, e
 		return nil, yamlError(file, err)
 	}
 	c := checker{file: file, tree: tree, known: known}
+	if len(tree.Docs) > 1 {
+		c.found.Add(diag.Finding{Check: "playbook.syntax", Severity: diag.Fail, Where: c.position(tree.Docs[1].Start), What: "a second document begins here, and only the first one would be read", Do: "keep one playbook in a file"})
+	}
 	c.check(&p)
 	if err := c.found.Err(); err != nil {
 		return nil, err
@@ -96,7 +112,7 @@ func Parse(file string, data []byte, known map[string]Requirement) (*Playbook, e
 }
 
 func yamlError(file string, err error) error {
-	where, what := file, err.Error()
+	where, what := file+":1:1", err.Error()
 	var ye yaml.Error
 	if errors.As(err, &ye) {
 		what = ye.GetMessage()
@@ -117,18 +133,33 @@ type checker struct {
 	found diag.Findings
 }
 
-// at is the position of a node by its YAML path, or the file alone.
+// at is the position of a node by its YAML path, or the file's beginning.
 func (c *checker) at(path string) string {
 	p, err := yaml.PathString(path)
 	if err != nil {
-		return c.file
+		return c.position(nil)
 	}
 	node, err := p.FilterFile(c.tree)
-	if err != nil || node.GetToken() == nil {
-		return c.file
+	if err != nil {
+		return c.position(nil)
 	}
-	pos := node.GetToken().Position
-	return fmt.Sprintf("%s:%d:%d", c.file, pos.Line, pos.Column)
+	// A block mapping's own token is the colon behind its first key.
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		if !n.IsFlowStyle && len(n.Values) > 0 {
+			return c.position(n.Values[0].Key.GetToken())
+		}
+	case *ast.MappingValueNode:
+		return c.position(n.Key.GetToken())
+	}
+	return c.position(node.GetToken())
+}
+
+func (c *checker) position(t *token.Token) string {
+	if t == nil || t.Position == nil {
+		return c.file + ":1:1"
+	}
+	return fmt.Sprintf("%s:%d:%d", c.file, t.Position.Line, t.Position.Column)
 }
 
 func (c *checker) fail(path, what, do string) {

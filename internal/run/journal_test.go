@@ -132,6 +132,9 @@ func TestAJournalCutAnywhereIsReadUpToItsLastWholeRecord(t *testing.T) {
 		if err != nil || len(records) != want {
 			t.Fatalf("cut at byte %d: %d records, want %d: %v", cut, len(records), want, err)
 		}
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, whole[:bytes.LastIndexByte(whole[:cut], '\n')+1]) {
+			t.Fatalf("cut at byte %d, opened: %d bytes, %v", cut, len(now), err)
+		}
 		add(t, j, UndoBegin, "fence", "fence-master", "", nil)
 		j.Close()
 		records, err = ReadJournal(path)

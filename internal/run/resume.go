@@ -20,7 +20,12 @@ type Cut struct {
 	At    string // stage / step that its journal named last
 	State *step.State
 	begun []begun // and not undone since
+	// unlocking tells that the last step begun was the one that takes the lock away.
+	unlocking bool
 }
+
+// The steps that take and remove the lock.
+const lockStep, unlockStep = "lock-group", "unlock-group"
 
 type begun struct{ stage, step string }
 
@@ -60,7 +65,7 @@ func cutOf(dir string) (*Cut, error) {
 		switch r.Kind {
 		case StepBegin, StepSkip:
 			c.begun = append(c.begun, begun{r.Stage, r.Step})
-			c.At = r.Stage + " / " + r.Step
+			c.At, c.unlocking = r.Stage+" / "+r.Step, r.Step == unlockStep
 		case UndoDone:
 			// What was undone must not be undone again: retire-master's way back, taken once more after
 			// fence-master's, would leave the serving master closed.
@@ -89,31 +94,46 @@ func lastIndex(l []begun, b begun) int {
 	return -1
 }
 
-// Resume is Run after a run that was cut short; with nil it is Run. Before writes were opened the cut
-// run is undone first: its steps then meet the state that they were planned for. Afterwards the steps
-// up to the one that opened writes are taken as done, and the rest is done again, each step's check
-// asking the hosts.
-func (w *Walk) Resume(ctx context.Context, c *Cut) error {
-	if c == nil {
-		return w.Run(ctx)
-	}
-	if w.Env.State.Opening() {
-		w.event(event.Note, "", "", "writes had been opened: going on from there", 0)
-		return w.run(ctx, true)
-	}
-	w.event(event.Note, "", "", "writes had not been opened: what was begun is undone first", 0)
-	var places []place
-	for _, b := range c.begun {
-		if s, ok := w.byName(b.step); ok {
-			places = append(places, place{b.stage, s})
+// Opened tells whether the run got as far as opening writes, or may have.
+func (c *Cut) Opened() bool { return c.State.Opening() }
+
+// Continue goes on with a run that was cut short after writes were opened: members that are down are
+// started, then every step from the one that opens writes on asks the hosts what is left to do.
+func (w *Walk) Continue(ctx context.Context, c *Cut) error {
+	if !c.unlocking { // killed in the middle of that, the lock may be there or not
+		if err := w.Env.StillLocked(ctx); err != nil {
+			return err
 		}
 	}
-	ctxUndo, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	w.event(event.Note, "", "", "writes had been opened: going on from there", 0)
+	if err := w.Env.ReviveMembers(ctx); err != nil {
+		return err
+	}
+	return w.run(ctx, true)
+}
+
+// UndoCut undoes what a run had begun that was cut short before writes were opened. Its lock must still
+// be there: without it somebody else has ended that run meanwhile.
+func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
+	var places []place
+	for _, b := range c.begun {
+		s, ok := w.byName(b.step)
+		if !ok {
+			return fmt.Errorf("journal %s names the step %q, which this mqlift does not have: use the one that began the run", c.Dir, b.step)
+		}
+		places = append(places, place{b.stage, s})
+	}
+	if len(places) > 1 { // killed in the first step, which takes the lock, it may be there or not
+		if err := w.Env.StillLocked(ctx); err != nil {
+			return err
+		}
+	}
+	w.event(event.Note, "", "", "writes had not been opened: what was begun is undone", 0)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if err := w.undo(ctxUndo, places); err != nil {
+	if err := w.undo(ctx, places); err != nil {
 		f := &Failure{Stage: "resume", Step: "undo", Err: errors.New("what a killed run had begun could not all be undone"), UndoErr: err}
 		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
 	}
-	*w.Env.State = w.Env.State.Again()
-	return w.run(ctx, false)
+	return w.Journal.Append(RunEnd, "", "", "undone after having been cut short", w.Env.State)
 }

@@ -141,23 +141,34 @@ func (w *Walk) fail(ctx context.Context, begun []place, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
 	defer cancel()
 	f.UndoErr = w.undo(ctx, begun)
-	f.Undone = f.UndoErr == nil
+	if f.UndoErr != nil { // the next apply goes on with the undoing
+		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
+	}
+	f.Undone = true
 	return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 }
 
 // undo takes steps back in reverse order. One that cannot be taken back does not keep the others.
 func (w *Walk) undo(ctx context.Context, begun []place) error {
 	var errs []error
+	if w.Env.Reconnect != nil {
+		errs = append(errs, w.Env.Reconnect(ctx))
+	}
 	for i := len(begun) - 1; i >= 0; i-- {
 		p := begun[i]
 		name := p.step.Name()
 		w.Env.At(p.stage, name)
+		if name == lockStep && errors.Join(errs...) != nil {
+			w.event(event.Note, p.stage, name, "the lock stays, since not all was undone", 0)
+			continue
+		}
 		began := time.Now()
 		errs = append(errs, w.Journal.Append(UndoBegin, p.stage, name, "", nil))
 		w.event(event.UndoBegin, p.stage, name, p.step.UndoText(), 0)
 		switch err := p.step.Undo(ctx, w.Env); {
 		case errors.Is(err, step.ErrNothingToUndo):
 			w.event(event.UndoEnd, p.stage, name, "nothing to undo", 0)
+			errs = append(errs, w.Journal.Append(UndoDone, p.stage, name, "nothing to undo", nil))
 		case err != nil:
 			errs = append(errs, fmt.Errorf("undoing %s: %w", name, err), w.Journal.Append(UndoFail, p.stage, name, err.Error(), w.Env.State))
 			w.event(event.UndoFail, p.stage, name, err.Error(), time.Since(began))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -370,17 +369,10 @@ func TestARunKilledBeforeWritesWereOpenedIsUndoneAndThenDoneAnew(t *testing.T) {
 	if cut.At != "certify / c" || cut.Dir != filepath.Join(r.dir, "run-1") || cut.State.Run != "run-1" || cut.State.FencedEnd != 9 {
 		t.Errorf("%+v with %+v", cut, cut.State)
 	}
-	r.steps["a"].do = func(_ context.Context, e *step.Env) error {
-		if e.State.FencedEnd != 0 {
-			t.Error("the state of what was undone is still there")
-		}
-		return nil
-	}
-	r.steps["c"].do = nil
-	if err := r.Resume(t.Context(), cut); err != nil {
+	if err := r.takeUp(cut); err != nil {
 		t.Fatal(err)
 	}
-	r.wantSaid("undo c", "undo b", "undo a", "do a", "do c", "do open", "do d")
+	r.wantSaid("undo c", "undo b", "undo a")
 	if cut, err := Unfinished(r.dir); cut != nil || err != nil {
 		t.Errorf("unfinished still: %+v %v", cut, err)
 	}
@@ -405,7 +397,7 @@ func TestARunKilledAfterWritesWereOpenedGoesOnFromThere(t *testing.T) {
 
 			cut := r.again()
 			r.steps["open"].do, r.steps[killedIn].do = opening, nil
-			if err := r.Resume(t.Context(), cut); err != nil {
+			if err := r.takeUp(cut); err != nil {
 				t.Fatal(err)
 			}
 			r.wantSaid("do open", "do d")
@@ -420,7 +412,7 @@ func TestWhatAKilledRunBeganAndCannotBeUndoneStopsTheNextOne(t *testing.T) {
 
 	cut := r.again()
 	r.steps["a"].undo = broken
-	err := r.Resume(t.Context(), cut)
+	err := r.takeUp(cut)
 	f := wantFailure(t, err, "resume", "undo")
 	if !errors.Is(f.UndoErr, errBroken) || f.Undone || f.Past {
 		t.Errorf("%+v", f)
@@ -442,10 +434,10 @@ func TestWhatIsUndoneIsNotUndoneAgain(t *testing.T) {
 
 		cut := r.again()
 		r.steps["a"].undo, r.steps["c"].do = nil, nil
-		if err := r.Resume(t.Context(), cut); err != nil {
+		if err := r.takeUp(cut); err != nil {
 			t.Fatal(err)
 		}
-		r.wantSaid("undo a", "do a", "do b", "do c", "do open", "do d")
+		r.wantSaid("undo a")
 	})
 	t.Run("after a second kill", func(t *testing.T) {
 		r := rehearse(t)
@@ -453,109 +445,22 @@ func TestWhatIsUndoneIsNotUndoneAgain(t *testing.T) {
 		r.cutAt(func() error { return r.Run(t.Context()) })
 
 		cut := r.again()
-		r.steps["b"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
-		r.cutAt(func() error { return r.Resume(t.Context(), cut) })
+		r.steps["b"].undo = func(context.Context, *step.Env) error { r.kill(); return nil }
+		r.cutAt(func() error { return r.takeUp(cut) })
 
 		cut = r.again()
-		r.steps["b"].do, r.steps["c"].do = nil, nil
-		if err := r.Resume(t.Context(), cut); err != nil {
+		r.steps["b"].undo = nil
+		if err := r.takeUp(cut); err != nil {
 			t.Fatal(err)
 		}
-		r.wantSaid("undo b", "undo a", "do a", "do b", "do c", "do open", "do d")
+		r.wantSaid("undo b", "undo a")
 	})
 }
 
-func TestResumeOfNothingIsARun(t *testing.T) {
-	r := rehearse(t)
-	if err := r.Resume(t.Context(), nil); err != nil {
-		t.Fatal(err)
+// takeUp does what apply does with a run that was cut short.
+func (r *rehearsal) takeUp(c *Cut) error {
+	if c.Opened() {
+		return r.Continue(r.t.Context(), c)
 	}
-	r.wantSaid("do a", "do b", "do c", "do open", "do d")
-}
-
-func TestOnlyTheNewestRunThatWasCutIsGoneOnWith(t *testing.T) {
-	// Each run's records; "kind" or "kind step", state after ":" as o (opening) or n (not).
-	tests := map[string]struct {
-		runs map[string]string
-		want string // run at step
-	}{
-		"no runs":                 {nil, ""},
-		"one that ended":          {map[string]string{"run-1": "run-begin, begin a:n, done a:n, run-end:n"}, ""},
-		"one that was cut":        {map[string]string{"run-1": "run-begin, begin a:n, done a:n"}, "run-1 stage / a"},
-		"the newest of two":       {map[string]string{"run-1": "run-begin, begin a:n", "run-2": "run-begin, begin a:n, skipped b"}, "run-2 stage / b"},
-		"an older, a newer ended": {map[string]string{"run-1": "run-begin, begin a:n", "run-2": "run-begin, begin a:n, run-end:n"}, "run-1 stage / a"},
-		"one that never began":    {map[string]string{"run-1": "run-begin"}, ""},
-		"failed, undone":          {map[string]string{"run-1": "run-begin, begin a:n, failed a:n, undo-begin a, undone a:n, run-end:n"}, ""},
-		"undone, not yet said so": {map[string]string{"run-1": "run-begin, begin a:n, failed a:n, undo-begin a, undone a:n"}, ""},
-		"failed while open":       {map[string]string{"run-1": "run-begin, begin a:o, failed a:o, run-end:o"}, "run-1 stage / a"},
-		"gone on with, ended":     {map[string]string{"run-1": "run-begin, begin a:o, failed a:o, run-end:o, run-begin, begin b:o, run-end done:o"}, ""},
-		"gone on with, cut again": {map[string]string{"run-1": "run-begin, begin a:o, run-begin, begin b:o"}, "run-1 stage / b"},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "runs")
-			for run, records := range test.runs {
-				j, _, err := OpenJournal(filepath.Join(dir, run, "journal.jsonl"), run)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for rec := range strings.SplitSeq(records, ", ") {
-					what, state, stated := strings.Cut(rec, ":")
-					kind, name, _ := strings.Cut(what, " ")
-					var s any
-					if stated {
-						st := &step.State{Run: run}
-						if state == "o" {
-							st.OpeningAt = time.Unix(1, 0)
-						}
-						s = st
-					}
-					stage, text := "stage", ""
-					if RecordKind(kind) == RunEnd {
-						stage, text, name = "", name, ""
-						if text == "" {
-							text = "failed: all undone"
-						}
-					}
-					add(t, j, RecordKind(kind), stage, name, text, s)
-				}
-				if err := j.Close(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			cut, err := Unfinished(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if cut != nil {
-				got = filepath.Base(cut.Dir) + " " + cut.At
-			}
-			if got != test.want {
-				t.Errorf("%q, want %q", got, test.want)
-			}
-		})
-	}
-	t.Run("a folder without a journal", func(t *testing.T) {
-		dir := t.TempDir()
-		if err := os.Mkdir(filepath.Join(dir, "run-1"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if cut, err := Unfinished(dir); cut != nil || err != nil {
-			t.Error(cut, err)
-		}
-	})
-	t.Run("a damaged journal is not passed over", func(t *testing.T) {
-		dir := t.TempDir()
-		if err := os.Mkdir(filepath.Join(dir, "run-1"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, "run-1", "journal.jsonl")
-		if err := os.WriteFile(path, []byte("x\n{\"seq\":2}\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Unfinished(dir); err == nil || !strings.Contains(err.Error(), path+": line 1") {
-			t.Error(err)
-		}
-	})
+	return r.UndoCut(r.t.Context(), c)
 }

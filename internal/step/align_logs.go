@@ -32,7 +32,7 @@ func (alignLogs) Describe(p *plan.Plan) []plan.Action {
 func (alignLogs) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (alignLogs) Do(ctx context.Context, e *Env) error {
-	end, err := e.logMax(ctx, e.Master())
+	end, err := e.logEnd(ctx, e.Master())
 	if err != nil {
 		return err
 	}
@@ -75,12 +75,13 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 		}
 		from = equalUpTo(have, ref)
 		if from < have.End && n.Kind == plan.Slave {
-			if e.State.Diverged == nil {
-				e.State.Diverged = map[string]int64{}
+			// Its consume queues and index belong to the log that is written over now. They go aside at
+			// once, so that neither a later try nor the old mode ever takes them for right.
+			for _, dir := range []string{"consumequeue", "index"} {
+				if _, err := n.Agent.MoveAside(ctx, join(n.OldRoot, dir), e.State.Run); err != nil && !isNotExist(err) {
+					return err
+				}
 			}
-			e.mu.Lock()
-			e.State.Diverged[n.Host] = from
-			e.mu.Unlock()
 			e.note(n.Host, "its log differs from the master's within the %s after offset %d: the master's bytes are written over it, and its consume queues and index are built anew", view.Bytes(store.ChunkSize), from)
 		}
 	}

@@ -38,11 +38,13 @@ func (carryStores) Describe(p *plan.Plan) []plan.Action {
 func (carryStores) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (carryStores) Do(ctx context.Context, e *Env) error {
-	var source *Node // a slave whose queues belong to the log as certified
+	var source *Node // a slave whose queues belong to the log; those of a diverged one went aside
 	for _, n := range e.Slaves() {
-		if _, diverged := e.State.Diverged[n.Host]; !diverged {
+		switch _, err := n.Remote.Stat(ctx, join(n.OldRoot, "consumequeue")); {
+		case err == nil:
 			source = n
-			break
+		case !isNotExist(err):
+			return err
 		}
 	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
@@ -65,12 +67,7 @@ func (e *Env) carryOnHost(ctx context.Context, n *Node) error {
 	if err := e.moveRootAside(ctx, n); err != nil {
 		return err
 	}
-	if _, diverged := e.State.Diverged[n.Host]; !diverged {
-		if err := e.copyWithin(ctx, n, n.OldRoot, n.NewRoot, carried); err != nil {
-			return err
-		}
-	}
-	return e.copyWithin(ctx, n, n.OldRoot, n.NewRoot, []string{"config"})
+	return e.copyWithin(ctx, n, n.OldRoot, n.NewRoot, append([]string{"config"}, carried...))
 }
 
 // moveRootAside makes room for a new root: what an earlier try left there belongs to another moment.

@@ -31,7 +31,7 @@ func (copyLogLive) Describe(p *plan.Plan) []plan.Action {
 func (copyLogLive) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (copyLogLive) Do(ctx context.Context, e *Env) error {
-	end, err := e.logMax(ctx, e.Master())
+	end, err := e.logEnd(ctx, e.Master())
 	if err != nil {
 		return err
 	}

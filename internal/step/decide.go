@@ -27,10 +27,10 @@ func (decide) Done(context.Context, *Env) (bool, string, error) { return false, 
 func (decide) Do(ctx context.Context, e *Env) error {
 	d := Decision{
 		Group: e.Plan.Group, Leader: e.State.Leader, Certificate: e.State.Certificate.Digest,
-		End: e.State.CertifiedEnd, Keys: len(e.oldKeys()), Closed: time.Since(e.State.FencedAt),
+		End: e.State.CertifiedEnd, Keys: len(e.oldKeys()), Closed: time.Since(e.State.FencedAt), OwnWrites: e.State.Written,
 	}
-	e.note("", "leader %s, logs certified up to %d (%s), %d old keys found on each of %d nodes, nothing written yet: going back is free until writes open",
-		d.Leader, d.End, d.Certificate, d.Keys, len(e.First()))
+	e.note("", "leader %s, logs certified up to %d (%s), %d old keys found on each of %d nodes, %s: going back is free until writes open",
+		d.Leader, d.End, e.State.Certificate.Short(), d.Keys, len(e.First()), d.Written())
 	if e.Options.Decide == nil {
 		return nil
 	}

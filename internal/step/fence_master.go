@@ -44,13 +44,13 @@ func (fenceMaster) Done(context.Context, *Env) (bool, string, error) { return fa
 func (fenceMaster) Do(ctx context.Context, e *Env) error {
 	m := e.Master()
 	if e.State.Fence == nil {
-		conf, err := m.broker(e).Config(ctx)
+		conf, err := brokerconf.Parse(m.ConfPath, m.OldConf)
 		if err != nil {
 			return err
 		}
-		e.State.Fence = map[string]string{}
-		for key := range closed() {
-			e.State.Fence[key] = conf[key]
+		e.State.Fence = map[string]string{} // as the file has it, which preflight has found to be what runs
+		for _, kv := range conf.OpenWrites(e.Plan.Release) {
+			e.State.Fence[kv.Key] = kv.Value
 		}
 		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
 			return err

@@ -24,13 +24,22 @@ func peers(nodes []*Node) []dledger.Peer {
 // server gives as brokerId 0: on 4.5.2 the id alone proves nothing, since a starting broker registers
 // with what its file says.
 func (e *Env) leader(ctx context.Context, nodes []*Node) (*Node, error) {
+	n, err := e.raftLeader(ctx, nodes)
+	if err != nil {
+		return nil, err
+	}
+	return n, e.mastersAre(ctx, n)
+}
+
+// raftLeader is leader by the peers' word alone.
+func (e *Env) raftLeader(ctx context.Context, nodes []*Node) (*Node, error) {
 	v := dledger.Look(ctx, e.Client, e.Plan.Group, peers(nodes))
 	if err := v.Err(len(e.Nodes)); err != nil {
 		return nil, err
 	}
 	for _, n := range nodes {
 		if n.Peer == v.Leader.ID {
-			return n, e.mastersAre(ctx, n)
+			return n, nil
 		}
 	}
 	return nil, fmt.Errorf("peer %s leads, which is none of the expected ones", v.Leader.ID)
@@ -95,11 +104,11 @@ func (e *Env) caughtUp(ctx context.Context, n *Node) error {
 			return err
 		}
 		e.State.Leader = leader.Host
-		ahead, err := e.logMax(ctx, leader)
+		ahead, err := e.dispatched(ctx, leader)
 		if err != nil {
 			return err
 		}
-		here, err := e.logMax(ctx, n)
+		here, err := e.dispatched(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -110,8 +119,17 @@ func (e *Env) caughtUp(ctx context.Context, n *Node) error {
 	})
 }
 
-// logMax asks a broker how far its log goes; what it has not dispatched yet does not count.
-func (e *Env) logMax(ctx context.Context, n *Node) (int64, error) {
+// logEnd asks a broker where its log ends: a message boundary.
+func (e *Env) logEnd(ctx context.Context, n *Node) (int64, error) {
+	info, err := n.broker(e).RuntimeInfo(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return info.CommitLogMaxOffset()
+}
+
+// dispatched is where a broker's log ends as far as consume queues and index have it.
+func (e *Env) dispatched(ctx context.Context, n *Node) (int64, error) {
 	info, err := n.broker(e).RuntimeInfo(ctx)
 	if err != nil {
 		return 0, err

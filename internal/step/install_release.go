@@ -31,13 +31,11 @@ func (installRelease) Describe(p *plan.Plan) []plan.Action {
 
 func (installRelease) Done(ctx context.Context, e *Env) (bool, string, error) {
 	for _, n := range e.Fresh() {
-		if _, err := n.Remote.Stat(ctx, join(n.InstallDir, "lib")); isNotExist(err) {
-			return false, "", nil
-		} else if err != nil {
+		if whole, err := e.installed(ctx, n); err != nil || !whole {
 			return false, "", err
 		}
 	}
-	return true, "an installation is on every host", nil
+	return true, "the master's installation is on every new host", nil
 }
 
 func (installRelease) Do(ctx context.Context, e *Env) error {
@@ -53,8 +51,8 @@ func (installRelease) Do(ctx context.Context, e *Env) error {
 		}
 	}
 	return e.each(ctx, e.Fresh(), func(ctx context.Context, n *Node) error {
-		if _, err := n.Remote.Stat(ctx, join(n.InstallDir, "lib")); err == nil {
-			return nil
+		if whole, err := e.installed(ctx, n); err != nil || whole {
+			return err
 		}
 		if err := n.Remote.MkdirAll(ctx, n.InstallDir, 0o755); err != nil {
 			return err
@@ -72,6 +70,34 @@ func (installRelease) Do(ctx context.Context, e *Env) error {
 }
 
 func (installRelease) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// installed tells whether a host has all the programs that the master has, by name and size: a copy that
+// was cut short has not.
+func (e *Env) installed(ctx context.Context, n *Node) (bool, error) {
+	for _, dir := range []string{"bin", "lib"} {
+		want, err := e.Master().Remote.ReadDir(ctx, join(e.Master().InstallDir, dir))
+		if err != nil {
+			return false, err
+		}
+		has, err := n.Remote.ReadDir(ctx, join(n.InstallDir, dir))
+		if isNotExist(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		sizes := map[string]int64{}
+		for _, f := range has {
+			sizes[f.Name()] = f.Size()
+		}
+		for _, f := range want {
+			if size, ok := sizes[f.Name()]; !ok || !f.IsDir() && f.Mode().IsRegular() && size != f.Size() {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
 
 // keeps tells whether a path of an installation holds, or is, data that stays on its host.
 func (m *Node) keeps(full string) bool {

@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
@@ -34,7 +35,19 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if p == nil {
+	if p != nil {
+		live, err := m.broker(e).Config(ctx)
+		if err == nil && live["enableDLegerCommitLog"] != "true" {
+			return fmt.Errorf("%s: the old master runs in the old mode again as process %d: something has started it; stop it and take it from its service manager, then apply again", m.Host, p.PID)
+		}
+	} else if joined, err := e.joinedBefore(ctx, m); err != nil {
+		return err
+	} else if joined {
+		// It has voted and acknowledged as a peer: its ledger must not be thrown away.
+		if err := e.startPeerAgain(ctx, m); err != nil {
+			return err
+		}
+	} else {
 		if err := m.stoppedCleanly(ctx); err != nil {
 			return err
 		}
@@ -54,6 +67,10 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 		if err := e.useConf(ctx, m, m.NewConf, "new"); err != nil {
 			return err
 		}
+		e.State.JoiningAt = time.Now()
+		if err := e.Save(); err != nil {
+			return err
+		}
 		if err := m.start(ctx, e); err != nil {
 			return err
 		}
@@ -65,3 +82,47 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 }
 
 func (joinOldMaster) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// joinedBefore tells whether the old master has been a peer of the new group already.
+func (e *Env) joinedBefore(ctx context.Context, m *Node) (bool, error) {
+	if e.State.JoiningAt.IsZero() {
+		return false, nil
+	}
+	empty, err := m.ledgerEmpty(ctx)
+	return !empty, err
+}
+
+// startPeerAgain starts a member that has been a peer and is down.
+func (e *Env) startPeerAgain(ctx context.Context, n *Node) error {
+	if err := e.keepIndex(ctx, n); err != nil {
+		return err
+	}
+	if err := e.useConf(ctx, n, n.NewConf, "new"); err != nil {
+		return err
+	}
+	if err := n.start(ctx, e); err != nil {
+		return err
+	}
+	e.action(n.Host, "peer %s was down and is started again", n.Peer)
+	return e.answers(ctx, n)
+}
+
+// ReviveMembers starts the peers of an opened group that are down, as a run that was killed during a
+// failover leaves one.
+func (e *Env) ReviveMembers(ctx context.Context) error {
+	return e.each(ctx, e.peersNow(), func(ctx context.Context, n *Node) error {
+		p, err := n.process(ctx)
+		if err != nil || p != nil {
+			return err
+		}
+		return e.startPeerAgain(ctx, n)
+	})
+}
+
+// peersNow are the members of the new group: the old master is one from its joining on.
+func (e *Env) peersNow() []*Node {
+	if e.State.JoiningAt.IsZero() {
+		return e.First()
+	}
+	return e.Nodes
+}

@@ -140,3 +140,19 @@ func (lockGroup) Undo(ctx context.Context, e *Env) error {
 	}
 	return errors.Join(errs...)
 }
+
+// StillLocked checks that this run holds the lock on every host.
+func (e *Env) StillLocked(ctx context.Context) error {
+	for _, n := range e.Nodes {
+		l, err := ReadLock(ctx, n, e.Plan.Group)
+		switch {
+		case err != nil:
+			return err
+		case l == nil:
+			return fmt.Errorf("%s: the lock of run %s is gone from %s: somebody has ended that run in another way; look at `mqlift status`, and when all is well, move the run's folder away on this machine", n.Host, e.State.Run, LockPath(n.Member, e.Plan.Group))
+		case l.Run != e.State.Run:
+			return &LockedError{Host: n.Host, Path: LockPath(n.Member, e.Plan.Group), Held: *l}
+		}
+	}
+	return nil
+}

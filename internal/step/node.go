@@ -29,7 +29,8 @@ func (n *Node) process(ctx context.Context) (*agent.RocketMQ, error) {
 
 // start runs the operator's start line and returns once the broker's JVM is there.
 func (n *Node) start(ctx context.Context, e *Env) error {
-	_, err := n.Agent.StartBroker(ctx, agent.StartRequest{
+	// Half a start would be taken for none by the undoing that follows: it is seen through.
+	_, err := n.Agent.StartBroker(context.WithoutCancel(ctx), agent.StartRequest{
 		Shell: n.Start, Dir: n.InstallDir, Env: n.Env, ExpectConf: n.ConfPath,
 		Log: n.outLog(), Logs: []string{n.brokerLog(ctx)}, Timeout: 2 * time.Minute,
 	})
@@ -61,7 +62,8 @@ func (n *Node) diedEarly(ctx context.Context) error {
 
 // stop ends a broker with SIGTERM, or the operator's line, and waits until it is gone.
 func (n *Node) stop(ctx context.Context, p *agent.RocketMQ) (time.Duration, error) {
-	r, err := n.Agent.StopBroker(ctx, agent.StopRequest{Process: p.ProcessID, Shell: n.Stop, Dir: n.InstallDir, Env: n.Env, Timeout: 5 * time.Minute})
+	// A signal cannot be called back: the end is waited for also when the operator asks to stop.
+	r, err := n.Agent.StopBroker(context.WithoutCancel(ctx), agent.StopRequest{Process: p.ProcessID, Shell: n.Stop, Dir: n.InstallDir, Env: n.Env, Timeout: 5 * time.Minute})
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
+	"mqlift/internal/rocketmq"
 )
 
 // openWrites lets the new group take sends: the point of no return.
@@ -27,46 +28,109 @@ func (openWrites) Describe(p *plan.Plan) []plan.Action {
 	return append(l, plan.Action{Text: "send a tracer until it is acknowledged"})
 }
 
-func (openWrites) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+func (openWrites) Done(ctx context.Context, e *Env) (bool, string, error) {
+	if e.State.OpenedAt.IsZero() {
+		return false, "", nil
+	}
+	leader, err := e.leader(ctx, e.peersNow())
+	if err != nil {
+		return false, "", nil // not that sure: opening again does no harm
+	}
+	if _, err := e.sendTracer(ctx, leader); err != nil {
+		return false, "", nil
+	}
+	e.State.Leader = leader.Host
+	return true, leader.Host + " leads and takes sends", nil
+}
 
 func (openWrites) Do(ctx context.Context, e *Env) error {
 	if e.State.Certificate == nil || !e.State.Certificate.OK() {
 		return fmt.Errorf("there is no certificate for the logs: writes stay closed")
 	}
 	if e.State.OpeningAt.IsZero() {
-		e.State.OpeningAt = time.Now()
-	}
-	if err := e.Save(); err != nil { // from here on a later run must not go back for free
-		return err
-	}
-	// The leader last: until then nothing is written, and a follower that is elected in between is open.
-	nodes := e.First()
-	for i, n := range nodes {
-		if n.Host == e.State.Leader {
-			nodes = append(append(append([]*Node{}, nodes[:i]...), nodes[i+1:]...), n)
-			break
+		if err := e.mayOpen(ctx); err != nil {
+			return err
 		}
 	}
-	for _, n := range nodes {
+	leader, err := e.leader(ctx, e.peersNow())
+	if err != nil {
+		return err
+	}
+	// Followers first: until the leader is told nothing can be written, and the way back is free.
+	for _, n := range e.First() {
+		if n == leader {
+			continue
+		}
 		if err := e.updateConfig(ctx, n, e.State.Fence, n.NewConf); err != nil {
 			return fmt.Errorf("%s: opening writes: %w", n.Host, err)
 		}
 	}
-	err := e.until(ctx, 60*time.Second, "the new leader to acknowledge a message", func(ctx context.Context) error {
-		leader, err := e.leader(ctx, e.First())
+	if e.State.OpeningAt.IsZero() {
+		e.State.OpeningAt = time.Now()
+		if err := e.Save(); err != nil { // from here on a later run must not go back for free
+			e.State.OpeningAt = time.Time{}
+			return err
+		}
+	}
+	if leader.Kind != plan.Master { // a joined old master was started open
+		if err := e.updateConfig(ctx, leader, e.State.Fence, leader.NewConf); err != nil {
+			return fmt.Errorf("%s: opening writes: %w", leader.Host, err)
+		}
+	}
+	err = e.until(ctx, 60*time.Second, "the new leader to acknowledge a message", func(ctx context.Context) error {
+		leader, err := e.leader(ctx, e.peersNow())
 		if err != nil {
 			return err
 		}
 		e.State.Leader = leader.Host
+		if err := e.routeWritable(ctx); err != nil {
+			return err
+		}
 		_, err = e.sendTracer(ctx, leader)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	e.State.OpenedAt = time.Now()
+	if e.State.OpenedAt.IsZero() {
+		e.State.OpenedAt = time.Now()
+	}
 	e.note(e.State.Leader, "the new leader takes sends; they had been refused for %s", e.State.WriteOutage().Round(time.Millisecond))
 	return nil
 }
 
 func (openWrites) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// mayOpen looks once more at what opening rests on.
+func (e *Env) mayOpen(ctx context.Context) error {
+	m := e.Master()
+	p, err := m.process(ctx)
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		return fmt.Errorf("%s: the old master runs again as process %d: something has started it; take it from its service manager", m.Host, p.PID)
+	}
+	end, err := m.logEnd(ctx, e, e.State.AlignedEnd)
+	if err != nil {
+		return err
+	}
+	if end != e.State.CertifiedEnd {
+		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d", m.Host, end, e.State.CertifiedEnd)
+	}
+	return nil
+}
+
+// routeWritable checks that producers are given the group for sends.
+func (e *Env) routeWritable(ctx context.Context) error {
+	route, err := e.NameServers.Route(ctx, e.Plan.TracerTopic)
+	if err != nil {
+		return err
+	}
+	for _, q := range route.Queues {
+		if q.Broker == e.Plan.Group && q.Perm&rocketmq.PermWrite != 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("the route of %s does not allow sends to %s yet", e.Plan.TracerTopic, e.Plan.Group)
+}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -20,7 +22,10 @@ func (provePeers) Requirement() playbook.Requirement {
 }
 
 func (provePeers) Describe(p *plan.Plan) []plan.Action {
-	l := []plan.Action{{Text: "wait for one leader that all first peers and every answering name server name"}}
+	l := []plan.Action{
+		{Text: "wait for one leader that all first peers and every answering name server name"},
+		{Text: "compare the end of every topic's queues on each peer with the fenced master's"},
+	}
 	for _, m := range p.First() {
 		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("look all old keys up at %s; see that DLedger's log is still empty", m.Addr())})
 	}
@@ -45,12 +50,18 @@ func (provePeers) Do(ctx context.Context, e *Env) error {
 	if err := e.findOn(ctx, e.oldKeys(), e.First()); err != nil {
 		return err
 	}
+	if err := e.queuesAgree(ctx); err != nil {
+		return err
+	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
 		empty, err := n.ledgerEmpty(ctx)
 		if err != nil {
 			return err
 		}
 		if !empty {
+			e.mu.Lock()
+			e.State.Written = true
+			e.mu.Unlock()
 			e.note(n.Host, "DLedger's log is not empty any more: the leader has written by itself, such as delayed messages that came due")
 		}
 		return nil
@@ -58,3 +69,56 @@ func (provePeers) Do(ctx context.Context, e *Env) error {
 }
 
 func (provePeers) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// queuesAgree compares the end of every queue of every topic on each peer with the fenced master's. A
+// consume queue that was carried incompletely and not completed at the start hides messages from
+// consumers and says nothing of it (seen on 5.3.3).
+func (e *Env) queuesAgree(ctx context.Context) error {
+	m := e.Master()
+	if p, err := m.process(ctx); err != nil || p == nil {
+		return err // the old master is stopped by now: the first proof had it
+	}
+	topics, _, err := m.broker(e).Topics(ctx)
+	if err != nil {
+		return err
+	}
+	type queue struct {
+		topic string
+		id    int
+	}
+	var queues []queue
+	for name, t := range topics {
+		for id := range max(t.ReadQueues, t.WriteQueues) {
+			queues = append(queues, queue{name, id})
+		}
+	}
+	eg, gctx := errgroup.WithContext(ctx)
+	eg.SetLimit(16)
+	for _, q := range queues {
+		eg.Go(func() error {
+			want, err := m.broker(e).MaxOffset(gctx, q.topic, q.id)
+			if err != nil {
+				return err
+			}
+			for _, n := range e.First() {
+				has, err := n.broker(e).MaxOffset(gctx, q.topic, q.id)
+				if err != nil {
+					return err
+				}
+				if has >= want { // a leader that has written by itself is ahead
+					continue
+				}
+				if end, err := e.logEnd(gctx, m); err != nil || end != e.State.CertifiedEnd {
+					return err // the master has written by itself since: the hand-over takes care of that
+				}
+				return fmt.Errorf("%s: queue %d of %s ends at %d, and at %d on the old master: its consume queue is not complete", n.Host, q.id, q.topic, has, want)
+			}
+			return nil
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", len(queues), len(topics), len(e.First()))
+	return nil
+}

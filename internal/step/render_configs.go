@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -43,7 +45,7 @@ func (renderConfigs) Done(context.Context, *Env) (bool, string, error) { return 
 
 func (renderConfigs) Do(ctx context.Context, e *Env) error {
 	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
-		if err := n.Remote.WriteFile(ctx, renderedPath(n.Member), n.NewConf, 0o644); err != nil {
+		if err := n.Remote.WriteFile(ctx, renderedPath(n.Member), n.NewConf, n.ConfMode); err != nil {
 			return err
 		}
 		if n.Kind == plan.Fresh {
@@ -53,7 +55,7 @@ func (renderConfigs) Do(ctx context.Context, e *Env) error {
 		if _, err := n.Remote.Stat(ctx, backup); err == nil {
 			return nil // from this run's earlier try; what stands in broker.conf by now may be newer
 		}
-		return n.Remote.WriteFile(ctx, backup, n.OldConf, 0o644)
+		return n.Remote.WriteFile(ctx, backup, n.OldConf, n.ConfMode)
 	})
 }
 
@@ -84,7 +86,7 @@ func (e *Env) useConf(ctx context.Context, n *Node, text []byte, what string) er
 	if old, err := n.Remote.ReadFile(ctx, n.ConfPath); err == nil && bytes.Equal(old, text) {
 		return nil
 	}
-	if err := n.Remote.WriteFile(ctx, n.ConfPath, text, 0o644); err != nil {
+	if err := n.Remote.WriteFile(ctx, n.ConfPath, text, n.ConfMode); err != nil {
 		return fmt.Errorf("writing %s broker.conf: %w", what, err)
 	}
 	e.action(n.Host, "%s is now the %s one", n.ConfPath, what)
@@ -105,16 +107,58 @@ func (e *Env) restoreOldConf(ctx context.Context, n *Node) error {
 func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, conf []byte) error {
 	bak := n.ConfPath + ".bak"
 	_, bakErr := n.Remote.Stat(ctx, bak)
-	if err := n.broker(e).UpdateConfig(ctx, set); err != nil {
+	if err := e.setProperties(ctx, n, set); err != nil {
 		return err
 	}
-	if err := n.Remote.WriteFile(ctx, n.ConfPath, conf, 0o644); err != nil {
+	// The broker's own writing has changed the mode as well (MixAll.string2File, 4.5.2).
+	if err := n.Remote.Upload(ctx, n.ConfPath, bytes.NewReader(conf), n.ConfMode); err != nil {
 		return fmt.Errorf("putting back %s, which the broker rewrote: %w", n.ConfPath, err)
 	}
 	if errors.Is(bakErr, fs.ErrNotExist) {
 		return removeIfThere(ctx, n, bak)
 	}
 	return nil
+}
+
+// setProperties changes properties of a running broker (code 25) and returns once they are in effect and
+// broker.conf has been rewritten. With brokerPermission among them a broker answers only after it has
+// registered again, and a single name server that hangs holds each registration for 6 s, one after the
+// other (AdminBrokerProcessor.updateBrokerConfig, BrokerController.registerBrokerAll, 4.5.2; seen). What
+// was asked for is done by then, so that a late answer is not waited for.
+func (e *Env) setProperties(ctx context.Context, n *Node, set map[string]string) error {
+	before, err := n.Remote.ReadFile(ctx, n.ConfPath)
+	if err != nil {
+		return err
+	}
+	answer := make(chan error, 1)
+	go func() { answer <- n.broker(e).UpdateConfig(ctx, set) }()
+	look := time.NewTicker(500 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-answer:
+			return err
+		case <-look.C:
+			now, err := n.Remote.ReadFile(ctx, n.ConfPath)
+			if err == nil && !bytes.Equal(now, before) && holds(n.ConfPath, now, set) {
+				return nil
+			}
+		}
+	}
+}
+
+// holds tells whether a broker.conf has these properties.
+func holds(name string, data []byte, set map[string]string) bool {
+	f, err := brokerconf.Parse(name, data)
+	if err != nil {
+		return false
+	}
+	for key, want := range set {
+		if v, ok := f.Get(key); !ok || v != want {
+			return false
+		}
+	}
+	return true
 }
 
 func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }

@@ -7,6 +7,7 @@ import (
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
+	"mqlift/internal/rocketmq"
 )
 
 // retiredID is the brokerId that the old master registers with while it waits for its end. A stopping
@@ -41,7 +42,7 @@ func (retireMaster) Done(ctx context.Context, e *Env) (bool, string, error) {
 }
 
 func (retireMaster) Do(ctx context.Context, e *Env) error {
-	leader, err := e.leader(ctx, e.First())
+	leader, err := e.raftLeader(ctx, e.First()) // the old master's heartbeat may hold id 0 at this moment
 	if err != nil {
 		return err
 	}
@@ -59,20 +60,28 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 
 func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	m := e.Master()
+	if e.State.Fence == nil {
+		return ErrNothingToUndo // undone before: the permission is the operator's again
+	}
 	return e.updateConfig(ctx, m, map[string]string{"brokerId": "0", propPermission: "4"}, m.OldConf)
 }
 
+// nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes
+// milliseconds; this is waited for at every look while one hangs.
+const nameServerLimit = time.Second
+
 // mastersAre checks that every name server that answers gives the node as the group's brokerId 0.
 func (e *Env) mastersAre(ctx context.Context, n *Node) error {
+	ctx, cancel := context.WithTimeout(ctx, nameServerLimit)
+	defer cancel()
 	answered := 0
-	for _, ns := range e.Plan.NameServers {
-		info, err := e.NameServers.ClusterInfoAt(ctx, ns)
-		if err != nil {
+	for _, a := range rocketmq.AskEach(ctx, e.NameServers, e.NameServers.ClusterInfoAt) {
+		if a.Err != nil {
 			continue // one that is down is survived as long as another answers
 		}
 		answered++
-		if addr := info.Brokers[e.Plan.Group].Addrs[0]; addr != n.Addr() {
-			return fmt.Errorf("name server %s gives %q as the master of %s, not %s", ns, addr, e.Plan.Group, n.Addr())
+		if addr := a.Value.Brokers[e.Plan.Group].Addrs[0]; addr != n.Addr() {
+			return fmt.Errorf("name server %s gives %q as the master of %s, not %s", a.Addr, addr, e.Plan.Group, n.Addr())
 		}
 	}
 	if answered == 0 {

@@ -17,10 +17,6 @@ type State struct {
 	Samples []probe.MessageKey `json:"samples,omitempty"`
 	Tracers []probe.MessageKey `json:"tracers,omitempty"`
 
-	// Diverged holds the hosts whose old copy of the log differed from the master's, with the offset
-	// from which the master's bytes were written over it.
-	Diverged map[string]int64 `json:"diverged,omitempty"`
-
 	// AlignedEnd is the physical offset up to which all copies were compared before the fence, and
 	// Aligned the proof of it.
 	AlignedEnd int64              `json:"alignedEnd,omitempty"`
@@ -39,10 +35,17 @@ type State struct {
 	// Leader is the host that led the new group when it was last looked at.
 	Leader string `json:"leader,omitempty"`
 
-	// OpeningAt is set before the first host is told to take writes: from then on nothing is undone.
+	// Written tells that the new group's own log was not empty when it was proven: its leader had written
+	// by itself, such as delayed messages that came due.
+	Written bool `json:"written,omitempty"`
+
+	// OpeningAt is set before the leader is told to take writes: from then on nothing is undone.
 	OpeningAt time.Time `json:"openingAt,omitzero"`
 	// OpenedAt is when the new group acknowledged its first message.
 	OpenedAt time.Time `json:"openedAt,omitzero"`
+
+	// JoiningAt is set before the old master is started as a peer: from then on its ledger counts.
+	JoiningAt time.Time `json:"joiningAt,omitzero"`
 
 	// OffsetsMoved counts consumer offsets brought to the new leader at the hand-over.
 	OffsetsMoved int `json:"offsetsMoved,omitempty"`
@@ -60,12 +63,6 @@ type StageTime struct {
 
 // Opening tells whether writes have been opened on the new group, or may have been.
 func (s *State) Opening() bool { return !s.OpeningAt.IsZero() }
-
-// Again is the state for the same run from its start on, everything having been undone: old keys
-// stay what they are.
-func (s *State) Again() State {
-	return State{Run: s.Run, Started: s.Started, Samples: s.Samples, Tracers: s.Tracers}
-}
 
 // WriteOutage is how long sends were refused, from the fence to the new group's first
 // acknowledgement; zero while that has not come.

@@ -60,6 +60,8 @@ type Env struct {
 	Emit        event.Sink
 	Options     Options
 
+	// Reconnect mends connections that were lost, before anything is undone; nil does nothing.
+	Reconnect func(context.Context) error
 	// Save journals the state in the middle of a step, for what a later run must know even when this
 	// one is killed the next moment.
 	Save func() error
@@ -92,6 +94,15 @@ type Decision struct {
 	End         int64         // physical offset at which all logs end
 	Keys        int           // old keys found on each node
 	Closed      time.Duration // how long sends have been refused
+	OwnWrites   bool          // the new leader has written by itself
+}
+
+// Written says what the new group has written so far.
+func (d Decision) Written() string {
+	if d.OwnWrites {
+		return "nothing written but what the new leader does by itself (the old master does the same)"
+	}
+	return "nothing written yet"
 }
 
 // At sets the place that events are reported for.

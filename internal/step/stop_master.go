@@ -24,7 +24,7 @@ func (stopMaster) Requirement() playbook.Requirement {
 func (stopMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "SIGTERM to the broker's own process, wait until it is gone; compare its log's end with the certificate, copy and certify again when it moved"})
+		l = append(l, plan.Action{Host: m.Host, Text: "make " + m.ConfPath + " one that takes no sends; SIGTERM to the broker's own process, wait until it is gone; compare its log's end with the certificate, copy and certify again when it moved"})
 	}
 	return l
 }
@@ -33,6 +33,11 @@ func (stopMaster) Done(context.Context, *Env) (bool, string, error) { return fal
 
 func (stopMaster) Do(ctx context.Context, e *Env) error {
 	m := e.Master()
+	// Whatever starts it again behind mqlift's back (a service manager, a reboot) must not take sends
+	// beside the new group.
+	if err := e.useConf(ctx, m, m.FencedConf, "read-only"); err != nil {
+		return err
+	}
 	if err := e.stopCleanly(ctx, m); err != nil {
 		return err
 	}

@@ -81,39 +81,40 @@ func (e *Env) stopCleanly(ctx context.Context, n *Node) error {
 // stoppedCleanly reports an abort file left in the old store.
 func (n *Node) stoppedCleanly(ctx context.Context) error {
 	abort := join(n.OldRoot, "abort")
-	if _, err := n.Remote.Stat(ctx, abort); err == nil {
-		return fmt.Errorf("%s: %s is still there, so that the broker did not stop cleanly; start it once more on its old broker.conf, let it serve, and stop it", n.Host, abort)
+	switch _, err := n.Remote.Stat(ctx, abort); {
+	case isNotExist(err):
+		return nil
+	case err != nil:
+		return err
 	}
-	return nil
+	return fmt.Errorf("%s: %s is still there, so that the broker did not stop cleanly; start it once more on its old broker.conf, let it serve, and stop it", n.Host, abort)
 }
 
-// startOld starts a broker in the old mode and waits until it answers and both it and the name
-// servers know its old role.
+// startOld makes a broker serve in the old mode, whatever it was doing: one that is on its way down is
+// waited for and started again. It returns when the broker answers in its old role and the name servers
+// know it.
 func (e *Env) startOld(ctx context.Context, n *Node) error {
-	p, err := n.process(ctx)
-	if err != nil {
-		return err
-	}
-	if p != nil {
-		return nil // it was never stopped
-	}
-	if err := n.start(ctx, e); err != nil {
-		return err
-	}
-	e.action(n.Host, "broker started on its old broker.conf")
-	return e.until(ctx, 90*time.Second, n.Host+" to be registered in its old role", func(ctx context.Context) error {
-		if _, err := n.broker(e).RuntimeInfo(ctx); err != nil {
-			return err
-		}
-		info, err := e.NameServers.ClusterInfo(ctx)
+	return e.until(ctx, 3*time.Minute, n.Host+" to serve in its old role", func(ctx context.Context) error {
+		p, err := n.process(ctx)
 		if err != nil {
 			return err
 		}
-		for id, addr := range info.Brokers[e.Plan.Group].Addrs {
-			if addr == n.Addr() && (id == 0) == (n.Kind == plan.Master) {
-				return nil
+		if p == nil {
+			if err := n.start(ctx, e); err != nil {
+				return permanent(err)
 			}
+			e.action(n.Host, "broker started on its old broker.conf")
 		}
-		return fmt.Errorf("%s is not registered as %s yet", n.Addr(), n.Kind)
+		live, err := n.broker(e).Config(ctx)
+		if err != nil {
+			return err
+		}
+		if live["enableDLegerCommitLog"] == "true" {
+			return permanent(fmt.Errorf("%s: the broker that runs is a DLedger peer; stop it and start it on %s", n.Host, n.ConfPath))
+		}
+		if slave := live["brokerRole"] == "SLAVE"; slave != (n.Kind == plan.Slave) {
+			return permanent(fmt.Errorf("%s: the broker runs as %s and was %s before", n.Host, live["brokerRole"], n.Kind))
+		}
+		return e.registered(ctx, n)
 	})
 }

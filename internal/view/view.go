@@ -128,7 +128,7 @@ func JSON(w io.Writer) event.Sink {
 	}
 }
 
-// Findings prints findings as a list grouped by host, worst last, and a line that counts them.
+// Findings prints findings as a list grouped by host, in their order, and a line that counts them.
 func Findings(w io.Writer, color bool, found diag.Findings) {
 	v := &Lines{W: w, Color: color}
 	var hosts []string
@@ -157,7 +157,7 @@ func Findings(w io.Writer, color bool, found diag.Findings) {
 			if f.Where != "" {
 				where = v.paint(dim, " ("+f.Where+")")
 			}
-			fmt.Fprintf(w, "  %s  %-22s %s%s\n", v.paint(col, mark), f.Check, indentAfterFirst(f.What, 30), where)
+			fmt.Fprintf(w, "  %s  %-22s %s%s\n", v.paint(col, mark), f.Check, indentAfterFirst(f.What, 31), where)
 			if f.Do != "" {
 				fmt.Fprintf(w, "        %-22s → %s\n", "", f.Do)
 			}
@@ -169,9 +169,9 @@ func Findings(w io.Writer, color bool, found diag.Findings) {
 // Duration prints a duration as a person reads it: 85ms, 6.4s, 3m20s.
 func Duration(d time.Duration) string {
 	switch {
-	case d < time.Second:
+	case d.Round(time.Millisecond) < time.Second:
 		return d.Round(time.Millisecond).String()
-	case d < time.Minute:
+	case d.Round(100*time.Millisecond) < time.Minute:
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	}
 	return d.Round(time.Second).String()
@@ -188,7 +188,11 @@ func Bytes(n int64) string {
 		div *= unit
 		exp++
 	}
-	return fmt.Sprintf("%.1f %ciB", float64(n)/float64(div), "KMGTPE"[exp])
+	v := float64(n) / float64(div)
+	if v >= 1023.95 { // not 1024.0 of the smaller unit
+		v, exp = v/unit, exp+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGTPE"[exp])
 }
 
 func indentAfterFirst(s string, n int) string {

@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"mqlift/internal/event"
+)
+
+// An apply that is killed is gone on with by the next one, from what is true on the hosts. Each of
+// these is killed in the run that goes on with the one before; the last one gets through.
+func TestKilledAndResumed(t *testing.T) {
+	b := newBench(t)
+	begun := func(name string) func(*testing.T, *applying) {
+		return func(t *testing.T, a *applying) {
+			a.await(t, name+" to begin", func(e event.Event) bool { return e.Kind == event.StepBegin && e.Step == name })
+		}
+	}
+	for _, kill := range []struct {
+		in    string
+		wait  func(*testing.T, *applying)
+		nodes []string // that must find the old messages meanwhile
+	}{
+		{"fence", func(t *testing.T, a *applying) {
+			begun("fence-master")(t, a)
+			a.until(t, "the master to refuse sends", func(ctx context.Context) error {
+				conf, err := b.broker("host-a").Config(ctx)
+				if err == nil && conf["brokerPermission"] != "4" {
+					err = fmt.Errorf("brokerPermission is %s", conf["brokerPermission"])
+				}
+				return err
+			})
+		}, []string{"host-a"}},
+		{"form", func(t *testing.T, a *applying) {
+			begun("start-peers")(t, a)
+			a.until(t, "a new peer to run", func(context.Context) error {
+				if b.pid(t, "host-c", "broker") == 0 {
+					return errors.New("no broker on host-c")
+				}
+				return nil
+			})
+		}, []string{"host-a"}},
+		{"hand over, the old master stopped", begun("carry-offsets"), []string{"host-b", "host-c"}},
+		{"join", func(t *testing.T, a *applying) {
+			begun("join-old-master")(t, a)
+			a.until(t, "the old master to run as a peer", func(context.Context) error {
+				if b.pid(t, "host-a", "broker") == 0 {
+					return errors.New("no broker on host-a")
+				}
+				return nil
+			})
+		}, []string{"host-b", "host-c"}},
+	} {
+		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
+			a := b.startApply(t)
+			kill.wait(t, a)
+			must(t, a.cmd.Process.Signal(syscall.SIGKILL))
+			a.ended(t)
+			b.find(t, kill.nodes...)
+			b.run(t, call{}, "status").wants(t, 0, "was cut short at", "goes on with it")
+		})
+		if !ok {
+			return // the next one would not get any further
+		}
+	}
+	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0, "going on")
+	b.verified(t)
+}
