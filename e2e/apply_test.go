@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -19,20 +20,27 @@ import (
 
 // applying is an `mqlift apply` on its way.
 type applying struct {
-	b      *bench
-	cmd    *exec.Cmd
-	screen screen
-	began  time.Time
-	done   chan struct{} // closed when it has ended
+	b        *bench
+	cmd      *exec.Cmd
+	terminal *os.File // what it writes to; closed when nobody looks any more
+	screen   screen
+	began    time.Time
+	done     chan struct{} // closed when it has ended
 }
 
 // startApply starts `mqlift apply --yes --no-failover`; it is ended with the test.
 func (b *bench) startApply(t *testing.T) *applying {
 	t.Helper()
 	a := &applying{b: b, cmd: b.command(call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys), began: time.Now(), done: make(chan struct{})}
-	a.cmd.Stdout, a.cmd.Stderr = &a.screen, &a.screen
-	must(t, a.cmd.Start())
+	terminal, write, err := os.Pipe()
+	must(t, err)
+	a.terminal, a.cmd.Stdout, a.cmd.Stderr = terminal, write, write
+	err = a.cmd.Start()
+	write.Close()
+	must(t, err)
 	go func() {
+		io.Copy(&a.screen, terminal) // ends with apply, or when the terminal is closed
+		terminal.Close()
 		a.cmd.Wait() // its exit code is what counts
 		close(a.done)
 	}()
@@ -74,6 +82,11 @@ func (a *applying) until(t *testing.T, what string, f func(context.Context) erro
 		}
 		return err
 	})
+}
+
+func (a *applying) signal(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	must(t, a.cmd.Process.Signal(signal))
 }
 
 // ended waits for the end and returns the exit code, -1 after a signal.

@@ -57,7 +57,7 @@ func TestKilledAndResumed(t *testing.T) {
 		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
 			a := b.startApply(t)
 			kill.wait(t, a)
-			must(t, a.cmd.Process.Signal(syscall.SIGKILL))
+			a.signal(t, syscall.SIGKILL)
 			a.ended(t)
 			b.find(t, kill.nodes...)
 			b.run(t, call{}, "status").wants(t, 0, "was cut short at", "goes on with it")

@@ -12,16 +12,23 @@ import (
 	"mqlift/internal/rocketmq"
 )
 
-// Ctrl-C before writes are opened takes everything back, wherever it comes, and the next apply begins
-// anew and succeeds.
+// Ctrl-C before writes are opened takes everything back, wherever it comes, and so does the loss of the
+// terminal. The next apply begins anew and succeeds.
 func TestUndoneOnCtrlC(t *testing.T) {
 	b := newBench(t)
 	before := b.old(t)
-	for _, name := range []string{"align-logs", "fence-master", "prove-peers"} {
+	for name, stop := range map[string]func(*testing.T, *applying){
+		"align-logs": func(t *testing.T, a *applying) { a.signal(t, syscall.SIGTERM) },
+		"fence-master": func(t *testing.T, a *applying) {
+			a.terminal.Close()
+			a.signal(t, syscall.SIGHUP)
+		},
+		"prove-peers": func(t *testing.T, a *applying) { a.signal(t, syscall.SIGINT) },
+	} {
 		t.Run("in "+name, func(t *testing.T) {
 			a := b.startApply(t)
 			a.await(t, name+" to begin", func(e event.Event) bool { return e.Kind == event.StepBegin && e.Step == name })
-			must(t, a.cmd.Process.Signal(syscall.SIGINT))
+			stop(t, a)
 			if code := a.ended(t); code != 130 {
 				t.Fatalf("exit code %d, want 130:\n%s", code, a.screen.String())
 			}

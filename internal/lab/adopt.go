@@ -38,7 +38,7 @@ func newFamily(ctx context.Context, id string) *family {
 		// by nothing else once they are dead.
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		adopted := map[Process]bool{}
+		adopted := map[Process]time.Time{}
 		for {
 			select {
 			case <-ctx.Done():
@@ -76,15 +76,20 @@ func (f *family) wait(cmd *exec.Cmd) error {
 	return err
 }
 
-// bury waits for adopted children that are dead. It returns the adopted that live.
-func (f *family) bury(adopted map[Process]bool) map[Process]bool {
+// grace is how long a dead child may be left to whoever else in this process started it.
+const grace = 2 * time.Second
+
+// bury waits for adopted children that are dead. adopted, and what it returns for the next time, are
+// those seen alive (with a zero time), and the dead of unknown origin with the time they were first seen:
+// an orphan may leave its session and end between two looks.
+func (f *family) bury(adopted map[Process]time.Time) map[Process]time.Time {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return adopted
 	}
-	live := map[Process]bool{}
+	next := map[Process]time.Time{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || f.children[pid] {
@@ -97,13 +102,18 @@ func (f *family) bury(adopted map[Process]bool) map[Process]bool {
 		child := Process{PID: pid, started: stat.started}
 		if stat.state != 'Z' {
 			if _, ours := inspect(pid, f.id); ours {
-				live[child] = true
+				next[child] = time.Time{}
 			}
 			continue
 		}
-		if f.sessions[stat.session] || adopted[child] {
+		switch since, known := adopted[child]; {
+		case f.sessions[stat.session], known && time.Since(since) > grace:
 			unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		case known:
+			next[child] = since
+		default:
+			next[child] = time.Now()
 		}
 	}
-	return live
+	return next
 }

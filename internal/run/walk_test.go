@@ -358,7 +358,7 @@ func (r *rehearsal) again() *Cut {
 	return cut
 }
 
-func TestARunKilledBeforeWritesWereOpenedIsUndoneAndThenDoneAnew(t *testing.T) {
+func TestARunKilledBeforeWritesWereOpenedIsUndone(t *testing.T) {
 	r := rehearse(t)
 	r.steps["a"].do = func(_ context.Context, e *step.Env) error { e.State.FencedEnd = 9; return nil }
 	r.steps["b"].done = true
@@ -463,4 +463,67 @@ func (r *rehearsal) takeUp(c *Cut) error {
 		return r.Continue(r.t.Context(), c)
 	}
 	return r.UndoCut(r.t.Context(), c)
+}
+
+// locked is rehearse with the step that takes the lock before all others.
+func locked(t *testing.T) *rehearsal {
+	r := rehearse(t)
+	r.steps[lockStep] = &acted{r: r, name: lockStep}
+	r.Playbook.Stages = append([]playbook.Stage{{Name: "lock", Steps: []string{lockStep}}}, r.Playbook.Stages...)
+	return r
+}
+
+func TestTheLockStaysUntilAllIsUndone(t *testing.T) {
+	r := locked(t)
+	r.steps["c"].do = broken
+	r.steps["a"].undo = broken
+	f := wantFailure(t, r.Run(t.Context()), "certify", "c")
+	if f.Undone || !errors.Is(f.UndoErr, errBroken) {
+		t.Errorf("%+v", f)
+	}
+	r.wantSaid("do lock-group", "do a", "do b", "do c", "undo c", "undo b", "undo a")
+	if err := r.Journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// The next apply tries what is left, and then the lock goes.
+	cut := r.again()
+	r.said, r.steps["a"].undo = nil, nil
+	if err := r.takeUp(cut); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("undo a", "undo lock-group")
+	if cut, err := Unfinished(r.dir); cut != nil || err != nil {
+		t.Errorf("unfinished still: %+v %v", cut, err)
+	}
+}
+
+func TestTheConnectionsAreMendedBeforeAnythingIsUndone(t *testing.T) {
+	r := locked(t)
+	r.steps["a"].do = broken
+	r.Env.Reconnect = func(context.Context) error {
+		r.said = append(r.said, "reconnect")
+		return errors.New("host-b does not answer")
+	}
+	err := r.Run(t.Context())
+	f := wantFailure(t, err, "prepare", "a")
+	if f.Undone || f.UndoErr == nil || !strings.Contains(err.Error(), "host-b does not answer") {
+		t.Errorf("%+v", f)
+	}
+	r.wantSaid("do lock-group", "do a", "reconnect", "undo a")
+}
+
+func TestACutRunWithAStepOfAnotherVersionIsLeftAlone(t *testing.T) {
+	r := rehearse(t)
+	r.steps["c"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+	r.cutAt(func() error { return r.Run(t.Context()) })
+
+	cut := r.again()
+	delete(r.steps, "b")
+	if err := r.takeUp(cut); err == nil || !strings.Contains(err.Error(), `names the step "b", which this mqlift does not have`) {
+		t.Error(err)
+	}
+	if len(r.said) > 0 {
+		t.Errorf("all the same: %q", r.said)
+	}
 }
