@@ -166,6 +166,9 @@ func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dia
 		return err
 	}
 	fmt.Fprintf(k.out, "run %s was cut short at %s\n", u.State.Run, u.At)
+	if u.Opened() && p.Playbook != s.playbook.Name {
+		return &usageError{fmt.Errorf("run %s was begun with playbook %s: give the same one", u.State.Run, p.Playbook)}
+	}
 	return o.walk(ctx, s, p, u.State, u.Dir, k, func(w *run.Walk) error {
 		if u.Opened() {
 			return w.Continue(ctx, u)
@@ -180,7 +183,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 		return err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
-	emit, closeLog, err := o.views(k.out, dir, state)
+	emit, closeLog, err := o.views(k.out, dir)
 	if err != nil {
 		return err
 	}
@@ -214,7 +217,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 }
 
 // views makes the sink that all events go to: the screen, and the run's log file with everything.
-func (o *applyOptions) views(out io.Writer, dir string, state *step.State) (event.Sink, func() error, error) {
+func (o *applyOptions) views(out io.Writer, dir string) (event.Sink, func() error, error) {
 	log, err := os.OpenFile(filepath.Join(dir, "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the run's log: %w", err)

@@ -22,8 +22,9 @@ func main() {
 	dir := flag.String("dir", "", "folder for the lab and all files (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := demo(ctx, *binary, *dir, *release, *keep); err != nil {
+	err := demo(ctx, *binary, *dir, *release, *keep)
+	stop()
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "\nNOT ALL PROMISES HELD:\n%v\n", err)
 		os.Exit(1)
 	}

@@ -134,7 +134,7 @@ func startBroker(ctx context.Context, r StartRequest, _ *session) (StartResult, 
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if context.Cause(ctx) != errTimeout {
+			if !errors.Is(context.Cause(ctx), errTimeout) {
 				return StartResult{}, context.Cause(ctx)
 			}
 			what := fmt.Sprintf("no broker with %s was seen within %v", r.ExpectConf, r.Timeout)
@@ -427,7 +427,7 @@ func endAndWait(ctx context.Context, h *hostinfo.Handle, r StopRequest, began ti
 		}
 	}
 	err := h.Wait(ctx)
-	if err != nil && context.Cause(ctx) == errTimeout {
+	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
 		return &StillRunningError{r.Process, time.Since(began), said}
 	}
 	return err
@@ -504,7 +504,7 @@ func killBroker(ctx context.Context, r KillRequest, _ *session) (KillResult, err
 	defer cancel()
 	err = h.Wait(ctx)
 	result.Took = time.Since(result.At)
-	if err != nil && context.Cause(ctx) == errTimeout {
+	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
 		err = &StillRunningError{Process: r.Process, Waited: result.Took}
 	}
 	return result, err

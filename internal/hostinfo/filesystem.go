@@ -139,7 +139,7 @@ func SizeOf(ctx context.Context, path string) (TreeSize, error) {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		if st.Nlink > 1 && !d.IsDir() {
-			id := file{uint64(st.Dev), st.Ino}
+			id := file{uint64(st.Dev), st.Ino} //nolint:unconvert // not 64 bits wide everywhere
 			if seen[id] {
 				return nil
 			}

@@ -170,7 +170,7 @@ func lastLines(s string) string {
 
 // ended is why ctx ended: always its Err, with the cause where one was given.
 func ended(ctx context.Context) error {
-	if cause := context.Cause(ctx); cause != ctx.Err() {
+	if cause := context.Cause(ctx); !errors.Is(ctx.Err(), cause) {
 		return fmt.Errorf("%w: %w", ctx.Err(), cause)
 	}
 	return ctx.Err()

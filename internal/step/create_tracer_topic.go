@@ -45,7 +45,7 @@ func (createTracerTopic) Do(ctx context.Context, e *Env) error {
 		e.action(m.Host, "topic %s created", e.Plan.TracerTopic)
 	}
 	for len(e.State.Tracers) < tracers {
-		if _, err := e.sendTracer(ctx, m); err != nil {
+		if err := e.sendTracer(ctx, m); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,7 @@ func (decide) Name() string     { return "decide" }
 func (decide) Title() string    { return "go or no-go" }
 func (decide) UndoText() string { return "" }
 func (decide) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"peers-proven", "certificate"}}
+	return playbook.Requirement{Needs: []string{"peers-proven", "certificate"}, Proves: []string{"decided"}}
 }
 
 func (decide) Describe(*plan.Plan) []plan.Action {

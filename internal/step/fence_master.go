@@ -52,12 +52,10 @@ func (fenceMaster) Do(ctx context.Context, e *Env) error {
 		for _, kv := range conf.OpenWrites(e.Plan.Release) {
 			e.State.Fence[kv.Key] = kv.Value
 		}
+		e.State.FencedAt = time.Now()
 		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
 			return err
 		}
-	}
-	if e.State.FencedAt.IsZero() {
-		e.State.FencedAt = time.Now()
 	}
 	if err := e.updateConfig(ctx, m, closed(), m.OldConf); err != nil {
 		return err
@@ -108,8 +106,7 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 		return err
 	}
 	err := e.until(ctx, 30*time.Second, m.Host+": the old master to take sends again", func(ctx context.Context) error {
-		_, err := e.sendTracer(ctx, m)
-		return err
+		return e.sendTracer(ctx, m)
 	})
 	if err != nil {
 		return err

@@ -45,21 +45,21 @@ func (e *Env) raftLeader(ctx context.Context, nodes []*Node) (*Node, error) {
 	return nil, fmt.Errorf("peer %s leads, which is none of the expected ones", v.Leader.ID)
 }
 
-// sendTracer sends one of mqlift's own messages to a broker and returns its key once it is
-// acknowledged.
-func (e *Env) sendTracer(ctx context.Context, n *Node) (probe.MessageKey, error) {
+// sendTracer sends one of mqlift's own messages to a broker and returns once it is acknowledged: from
+// then on it is an old key like the others.
+func (e *Env) sendTracer(ctx context.Context, n *Node) error {
 	k := probe.MessageKey{Topic: e.Plan.TracerTopic, Key: fmt.Sprintf("%s-%d", e.State.Run, time.Now().UnixNano())}
 	_, err := n.broker(e).Send(ctx, rocketmq.SendRequest{
 		Group: "mqlift", Topic: k.Topic, QueueID: 0,
 		Body: []byte("mqlift tracer"), Properties: map[string]string{message.PropertyKeys: k.Key},
 	})
 	if err != nil {
-		return k, err
+		return err
 	}
 	e.mu.Lock()
 	e.State.Tracers = append(e.State.Tracers, k)
 	e.mu.Unlock()
-	return k, nil
+	return nil
 }
 
 // oldKeys are the messages that must be found on every node.

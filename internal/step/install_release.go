@@ -100,11 +100,11 @@ func (e *Env) installed(ctx context.Context, n *Node) (bool, error) {
 }
 
 // keeps tells whether a path of an installation holds, or is, data that stays on its host.
-func (m *Node) keeps(full string) bool {
+func (n *Node) keeps(full string) bool {
 	if base := path.Base(full); base == "logs" || strings.HasPrefix(base, ".") {
 		return true
 	}
-	for _, p := range []string{m.OldRoot, m.CommitLog, m.NewRoot, m.WorkDir} {
+	for _, p := range []string{n.OldRoot, n.CommitLog, n.NewRoot, n.WorkDir} {
 		if p == full || strings.HasPrefix(p, full+"/") {
 			return true
 		}

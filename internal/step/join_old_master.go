@@ -71,7 +71,7 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 		if err := e.Save(); err != nil {
 			return err
 		}
-		if err := m.start(ctx, e); err != nil {
+		if err := m.start(ctx); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (e *Env) startPeerAgain(ctx context.Context, n *Node) error {
 	if err := e.useConf(ctx, n, n.NewConf, "new"); err != nil {
 		return err
 	}
-	if err := n.start(ctx, e); err != nil {
+	if err := n.start(ctx); err != nil {
 		return err
 	}
 	e.action(n.Host, "peer %s was down and is started again", n.Peer)

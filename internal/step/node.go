@@ -28,7 +28,7 @@ func (n *Node) process(ctx context.Context) (*agent.RocketMQ, error) {
 }
 
 // start runs the operator's start line and returns once the broker's JVM is there.
-func (n *Node) start(ctx context.Context, e *Env) error {
+func (n *Node) start(ctx context.Context) error {
 	// Half a start would be taken for none by the undoing that follows: it is seen through.
 	_, err := n.Agent.StartBroker(context.WithoutCancel(ctx), agent.StartRequest{
 		Shell: n.Start, Dir: n.InstallDir, Env: n.Env, ExpectConf: n.ConfPath,

@@ -17,7 +17,7 @@ func (openWrites) Name() string     { return "open-writes" }
 func (openWrites) Title() string    { return "open writes on the new group" }
 func (openWrites) UndoText() string { return "" }
 func (openWrites) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"certificate", "peers-proven", "master-stopped", "offsets"}, Proves: []string{"open"}, Opens: true}
+	return playbook.Requirement{Needs: []string{"certificate", "peers-proven", "decided", "master-stopped", "offsets"}, Proves: []string{"open"}, Opens: true}
 }
 
 func (openWrites) Describe(p *plan.Plan) []plan.Action {
@@ -36,7 +36,7 @@ func (openWrites) Done(ctx context.Context, e *Env) (bool, string, error) {
 	if err != nil {
 		return false, "", nil // not that sure: opening again does no harm
 	}
-	if _, err := e.sendTracer(ctx, leader); err != nil {
+	if err := e.sendTracer(ctx, leader); err != nil {
 		return false, "", nil
 	}
 	e.State.Leader = leader.Host
@@ -86,8 +86,7 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 		if err := e.routeWritable(ctx); err != nil {
 			return err
 		}
-		_, err = e.sendTracer(ctx, leader)
-		return err
+		return e.sendTracer(ctx, leader)
 	})
 	if err != nil {
 		return err

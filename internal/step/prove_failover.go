@@ -87,7 +87,7 @@ func (e *Env) Failover(ctx context.Context, sent *probe.Sent) (*FailoverResult, 
 				if err := e.keepIndex(ctx, killed); err != nil {
 					return err
 				}
-				return killed.start(ctx, e)
+				return killed.start(ctx)
 			},
 			WaitRejoined: func(ctx context.Context) error {
 				n := killed

@@ -64,7 +64,7 @@ func (e *Env) prove(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for range tracers {
-		if _, err := e.sendTracer(ctx, leader); err != nil {
+		if err := e.sendTracer(ctx, leader); err != nil {
 			return 0, fmt.Errorf("%s leads, but does not take a message: %w", leader.Host, err)
 		}
 	}

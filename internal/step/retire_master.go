@@ -3,8 +3,10 @@ package step
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/rocketmq"
@@ -25,7 +27,7 @@ func (retireMaster) Name() string     { return "retire-master" }
 func (retireMaster) Title() string    { return "give the master's place in the routes to the new leader" }
 func (retireMaster) UndoText() string { return "register the old master as brokerId 0 again" }
 func (retireMaster) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"peers-proven", "fenced"}, Proves: []string{"routes-moved"}}
+	return playbook.Requirement{Needs: []string{"peers-proven", "fenced", "decided"}, Proves: []string{"routes-moved"}}
 }
 
 func (retireMaster) Describe(p *plan.Plan) []plan.Action {
@@ -60,10 +62,15 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 
 func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	m := e.Master()
-	if e.State.Fence == nil {
-		return ErrNothingToUndo // undone before: the permission is the operator's again
+	set := map[string]string{"brokerId": "0", propPermission: "4"}
+	if e.State.Fence == nil { // the fence is undone already: the permission is the operator's again
+		conf, err := brokerconf.Parse(m.ConfPath, m.OldConf)
+		if err != nil {
+			return err
+		}
+		set[propPermission] = strconv.Itoa(conf.Settings(e.Plan.Release, m.Home).Permission)
 	}
-	return e.updateConfig(ctx, m, map[string]string{"brokerId": "0", propPermission: "4"}, m.OldConf)
+	return e.updateConfig(ctx, m, set, m.OldConf)
 }
 
 // nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes

@@ -21,7 +21,7 @@ func (sampleKeys) Name() string     { return "sample-keys" }
 func (sampleKeys) Title() string    { return "pick old messages to look up at every proof" }
 func (sampleKeys) UndoText() string { return "" }
 func (sampleKeys) Requirement() playbook.Requirement {
-	return playbook.Requirement{Proves: []string{"samples"}}
+	return playbook.Requirement{Needs: []string{"locked"}, Proves: []string{"samples"}}
 }
 
 func (sampleKeys) Describe(p *plan.Plan) []plan.Action {

@@ -44,7 +44,7 @@ func (startPeers) Do(ctx context.Context, e *Env) error {
 			if err := e.useConf(ctx, n, n.ClosedConf, "closed DLedger"); err != nil {
 				return err
 			}
-			if err := n.start(ctx, e); err != nil {
+			if err := n.start(ctx); err != nil {
 				return err
 			}
 		}

@@ -15,7 +15,7 @@ func (unlockGroup) Name() string     { return "unlock-group" }
 func (unlockGroup) Title() string    { return "remove what was temporary and unlock the group" }
 func (unlockGroup) UndoText() string { return "" }
 func (unlockGroup) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"locked"}}
+	return playbook.Requirement{Needs: []string{"locked", "group-proven", "samples"}}
 }
 
 func (unlockGroup) Describe(p *plan.Plan) []plan.Action {

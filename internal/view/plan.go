@@ -23,7 +23,7 @@ func Plan(w io.Writer, color bool, p *plan.Plan) {
 	head("Steps")
 	for _, s := range p.Stages {
 		if s.PointOfNoReturn {
-			fmt.Fprintf(w, "%s\n", v.paint(red, "── point of no return: until here going back is free and the old master takes sends again at once;"))
+			fmt.Fprintf(w, "%s\n", v.paint(red, "── point of no return: until here going back is free: the old master takes sends again, at once while it runs;"))
 			fmt.Fprintf(w, "%s\n", v.paint(red, "── from here on it costs every message written since"))
 		}
 		fmt.Fprintf(w, "%s  %s\n", v.paint(bold, s.Name), v.paint(dim, "clients: "+s.Clients))
