@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -223,11 +224,33 @@ func (o *applyOptions) views(out io.Writer, dir string) (event.Sink, func() erro
 		return nil, nil, fmt.Errorf("the run's log: %w", err)
 	}
 	file := view.JSON(log)
-	screen := event.Sink(lines(out).Event)
+	var refused stopwatch
+	people := lines(out)
+	people.Outage = refused.read
+	screen := event.Sink(people.Event)
 	if o.JSON {
 		screen = view.JSON(out)
 	}
-	return func(e event.Event) { file(e); screen(e) }, log.Close, nil
+	return func(e event.Event) { file(e); refused.see(e); screen(e) }, log.Close, nil
+}
+
+// stopwatch follows, by the events, for how long sends have been refused.
+type stopwatch struct{ since atomic.Pointer[time.Time] }
+
+func (s *stopwatch) see(e event.Event) {
+	switch {
+	case e.Step == "fence-master" && e.Kind == event.StepBegin:
+		s.since.Store(&e.Time)
+	case e.Step == "fence-master" && e.Kind == event.UndoEnd, e.Step == "open-writes" && e.Kind == event.StepEnd:
+		s.since.Store(nil)
+	}
+}
+
+func (s *stopwatch) read() time.Duration {
+	if since := s.since.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
 }
 
 // ask wants a yes.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,7 @@ import (
 )
 
 func newCheckCommand() *cobra.Command {
-	var t target
+	t := target{Playbook: "dledger"}
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Look at every host, broker and name server, and say what stands in the way of an upgrade",
@@ -41,6 +40,14 @@ func runCheck(ctx context.Context, t target, out io.Writer) (err error) {
 		return err
 	}
 	found := append(s.topology.Warnings(), plan.Preflight(s.topology, s.group, facts)...)
+	if found.Err() == nil { // what only a plan works out, such as the disk that it needs
+		var more *diag.Error
+		if _, err := s.plan(facts); errors.As(err, &more) {
+			found = append(found, more.Findings...)
+		} else if err != nil {
+			return err
+		}
+	}
 	if err := printFindings(out, t, found); err != nil {
 		return err
 	}
@@ -70,10 +77,4 @@ func shownFindings(out io.Writer, t target, err error) error {
 		return errors.Join(err, perr)
 	}
 	return &shownError{exitCode(err, false), err}
-}
-
-var errNotProven = errors.New("not proven")
-
-func notProven(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errNotProven, fmt.Sprintf(format, args...))
 }

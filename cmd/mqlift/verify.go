@@ -63,7 +63,8 @@ func (t *target) onGroup(ctx context.Context, keySpecs []string, emit event.Sink
 	}
 	for _, m := range p.Members {
 		if m.Kind != plan.DLedger {
-			return &shownError{exitUnproven, errors.Join(notProven("%s", m.Host), printErr(errOut, "mqlift: %s: no DLedger peer answers at %s: it is not running, or the group is still master and slave; see `mqlift status`\n", m.Host, m.Addr()))}
+			err := fmt.Errorf("%s: no DLedger peer answers at %s: it is not running, or the group is still master and slave; see `mqlift status`", m.Host, m.Addr())
+			return &shownError{exitUnproven, errors.Join(err, printErr(errOut, "mqlift: %v\n", err))}
 		}
 	}
 	env, err := s.env(p, &step.State{Run: newRun(), Started: time.Now()}, emit, step.Options{Keys: keys, Credentials: s.credentials})
