@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 )
@@ -17,8 +20,17 @@ func TestOneNameServerFrozen(t *testing.T) {
 				t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
 			}
 			b.run(t, call{}, "check").wants(t, 0, "warn  nameserver", b.host("host-a").NameServer, "does not answer", "0 failed")
-			b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0)
+			file := filepath.Join(t.TempDir(), "report.json")
+			b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys, "--report", file).wants(t, 0)
 			b.verified(t)
+			data, err := os.ReadFile(file)
+			must(t, err)
+			var report struct{ WriteOutageMS int64 }
+			must(t, json.Unmarshal(data, &report))
+			// Brokers themselves wait 6 s for it at each registration: 10 s without become 20 s with it.
+			if report.WriteOutageMS <= 0 || report.WriteOutageMS > 60_000 {
+				t.Errorf("sends were refused for %d ms", report.WriteOutageMS)
+			}
 		})
 	}
 }

@@ -45,7 +45,7 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return fmt.Errorf("%s: consumerOffset.json: %w", m.Host, err)
 	}
-	leader, err := e.leader(ctx, e.First())
+	leader, err := e.awaitLeader(ctx, e.First())
 	if err != nil {
 		return err
 	}

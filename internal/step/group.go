@@ -31,6 +31,16 @@ func (e *Env) leader(ctx context.Context, nodes []*Node) (*Node, error) {
 	return n, e.mastersAre(ctx, n)
 }
 
+// awaitLeader is leader, waiting out what passes: an election, a peer that is just joining, a name server
+// that is slow to answer.
+func (e *Env) awaitLeader(ctx context.Context, nodes []*Node) (leader *Node, err error) {
+	err = e.until(ctx, 60*time.Second, "the peers and the name servers to agree on a leader", func(ctx context.Context) (err error) {
+		leader, err = e.leader(ctx, nodes)
+		return err
+	})
+	return leader, err
+}
+
 // raftLeader is leader by the peers' word alone.
 func (e *Env) raftLeader(ctx context.Context, nodes []*Node) (*Node, error) {
 	v := dledger.Look(ctx, e.Client, e.Plan.Group, peers(nodes))

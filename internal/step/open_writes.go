@@ -52,7 +52,7 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	leader, err := e.leader(ctx, e.peersNow())
+	leader, err := e.awaitLeader(ctx, e.peersNow())
 	if err != nil {
 		return err
 	}
