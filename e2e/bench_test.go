@@ -19,7 +19,6 @@ import (
 	"mqlift/internal/diag"
 	"mqlift/internal/lab"
 	"mqlift/internal/message"
-	"mqlift/internal/plan"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
 )
@@ -336,14 +335,4 @@ func (o outcome) findings(t *testing.T) diag.Findings {
 		t.Fatalf("not a list of findings: %v\n%s", err, o.text)
 	}
 	return found
-}
-
-// plan is the plan that fits what is true now.
-func (b *bench) plan(t *testing.T) *plan.Plan {
-	t.Helper()
-	o := b.run(t, call{}, "plan", "--json")
-	o.wants(t, 0)
-	var p plan.Plan
-	must(t, json.Unmarshal([]byte(o.stdout), &p))
-	return &p
 }
