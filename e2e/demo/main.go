@@ -19,10 +19,12 @@ func main() {
 	binary := flag.String("mqlift", "bin/mqlift", "the mqlift to use")
 	keep := flag.Bool("keep", false, "leave the lab up")
 	release := flag.String("release", "4.5.2", "RocketMQ release")
+	logFileSize := flag.String("log-file-size", "", "size of a commit log file (default: the lab's)")
+	bodySize := flag.Int("body-size", 0, "bytes of the application's messages (default: as short as their keys)")
 	dir := flag.String("dir", "", "folder for the lab and all files (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := demo(ctx, *binary, *dir, *release, *keep)
+	err := demo(ctx, *dir, refcase.Options{Binary: *binary, Release: *release, LogFileSize: *logFileSize, BodySize: *bodySize, Keep: *keep, Out: os.Stdout})
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "\nNOT ALL PROMISES HELD:\n%v\n", err)
@@ -30,19 +32,20 @@ func main() {
 	}
 }
 
-func demo(ctx context.Context, binary, dir, release string, keep bool) (err error) {
-	if binary, err = filepath.Abs(binary); err != nil {
+func demo(ctx context.Context, dir string, o refcase.Options) (err error) {
+	if o.Binary, err = filepath.Abs(o.Binary); err != nil {
 		return err
 	}
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "mqlift-demo-"); err != nil {
 			return err
 		}
-		if !keep {
+		if !o.Keep {
 			defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		}
 	}
-	c, err := refcase.Up(ctx, refcase.Options{Binary: binary, Dir: dir, Release: release, Keep: keep, Out: os.Stdout})
+	o.Dir = dir
+	c, err := refcase.Up(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -56,8 +59,8 @@ func demo(ctx context.Context, binary, dir, release string, keep bool) (err erro
 		return err
 	}
 	fmt.Println("\nEvery promise held.")
-	if keep {
-		fmt.Printf("\nThe lab is still up. Play with it:\n  %[1]s status -t %[2]s\n  %[1]s failover -t %[2]s\n  %[1]s lab down --dir %[3]s\n", binary, c.Topology(), filepath.Join(dir, "lab"))
+	if o.Keep {
+		fmt.Printf("\nThe lab is still up. Play with it:\n  %[1]s status -t %[2]s\n  %[1]s failover -t %[2]s\n  %[1]s lab down --dir %[3]s\n", o.Binary, c.Topology(), filepath.Join(dir, "lab"))
 	}
 	return nil
 }

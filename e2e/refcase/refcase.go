@@ -4,10 +4,12 @@ package refcase
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,9 +38,13 @@ type Options struct {
 	Binary  string // the mqlift to use
 	Dir     string // where the lab and all files go
 	Release string
-	Rate    float64 // messages per second kept up by an application; 0 takes 250
-	Keep    bool    // leave the lab up
-	Out     io.Writer
+	// LogFileSize is mappedFileSizeCommitLog as mqlift lab takes it; empty for the lab's own. Small files
+	// make the log roll over during the upgrade.
+	LogFileSize string
+	BodySize    int     // bytes of the application's messages; 0: as short as their keys
+	Rate        float64 // messages per second kept up by an application; 0 takes 250
+	Keep        bool    // leave the lab up
+	Out         io.Writer
 }
 
 // Case is a lab with the reference case's messages and traffic on it.
@@ -65,7 +71,11 @@ func Up(ctx context.Context, o Options) (_ *Case, err error) {
 		o.Rate = 250
 	}
 	c := &Case{Options: o, Sent: &probe.Sent{}, client: rocketmq.NewClient(rocketmq.Options{})}
-	if err := c.Run(ctx, "lab", "up", "--dir", c.labDir(), "--release", o.Release); err != nil {
+	up := []string{"lab", "up", "--dir", c.labDir(), "--release", o.Release}
+	if o.LogFileSize != "" {
+		up = append(up, "--log-file-size", o.LogFileSize)
+	}
+	if err := c.Run(ctx, up...); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -201,7 +211,7 @@ func (c *Case) Start(ctx context.Context) error {
 		keys = append(keys, probe.MessageKey{Topic: e.Topic, Key: e.Key})
 	}
 	c.keep(func() error {
-		return (&probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "application", KeyPrefix: "a", Start: 1, Rate: c.Rate, Timeline: &c.Client, Sent: c.Sent}).Run(ctx)
+		return (&probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "application", KeyPrefix: "a", Start: 1, Rate: c.Rate, Body: c.body(), Timeline: &c.Client, Sent: c.Sent}).Run(ctx)
 	})
 	c.keep(func() error {
 		return (&probe.FreshSender{Router: router, Brokers: brokers, Broker: Group, Topic: Topic, Group: "probe", KeyPrefix: "w", Start: 1, Timeline: &c.Write, Sent: c.Sent}).Run(ctx)
@@ -210,6 +220,18 @@ func (c *Case) Start(ctx context.Context) error {
 		return (&probe.FreshReader{Router: router, Brokers: brokers, Broker: Group, Keys: keys, Timeline: &c.Read}).Run(ctx)
 	})
 	return c.Steady(ctx)
+}
+
+// body makes bodies of BodySize that do not compress, since clients compress large ones.
+func (c *Case) body() func(string) []byte {
+	if c.BodySize == 0 {
+		return nil
+	}
+	return func(key string) []byte {
+		b := make([]byte, c.BodySize)
+		rand.NewChaCha8(sha256.Sum256([]byte(key))).Read(b)
+		return b
+	}
 }
 
 // Steady waits until all traffic has gone without a failure for a while.

@@ -114,8 +114,12 @@ func runMaven(ctx context.Context, mvn, release, into string, say func(string)) 
 				said = time.Now()
 				say(fmt.Sprintf("fetching RocketMQ %s: %d jars so far", release, jars))
 			}
-		case strings.HasPrefix(line, "[ERROR] ") && len(trouble) < 3:
-			trouble = append(trouble, strings.TrimPrefix(line, "[ERROR] "))
+		case strings.Contains(line, "ERROR") && len(trouble) < 3:
+			_, what, _ := strings.Cut(line, "ERROR")
+			// What remains after a stop at once are hints on how to see more of it.
+			if what = strings.TrimLeft(what, "] \x1b[0m"); what != "" && !strings.HasPrefix(what, "To see") && !strings.HasPrefix(what, "Re-run") {
+				trouble = append(trouble, what)
+			}
 		}
 	}
 	if err := cmd.Wait(); err != nil {
