@@ -173,11 +173,28 @@ func member(ctx context.Context, h Hosts, g *topology.Group, d *topology.Member)
 		m.Settings = m.Conf.Settings(m.Host.Install.Release, m.Host.Home)
 		m.Addr = d.Address + ":" + strconv.Itoa(m.Settings.ListenPort)
 		b := h.Client.Broker(m.Addr)
-		if m.Runtime, m.RuntimeErr = b.RuntimeInfo(ctx); m.RuntimeErr == nil {
+		if m.Runtime, m.RuntimeErr = runtimeInfo(ctx, b); m.RuntimeErr == nil {
 			m.Live, m.RuntimeErr = b.Config(ctx)
 		}
 	}
 	return m, m.disk(ctx, a, g, d)
+}
+
+// runtimeInfo asks for the broker's figures. In its first seconds a broker has no statistics yet and
+// answers with an error (StoreStatsService, 4.5.2: NoSuchElementException; longer on 5.3.3).
+func runtimeInfo(ctx context.Context, b *rocketmq.Broker) (info rocketmq.RuntimeInfo, err error) {
+	for range 10 {
+		var refused *rocketmq.ResponseError
+		if info, err = b.RuntimeInfo(ctx); !errors.As(err, &refused) || refused.Code != rocketmq.ResponseSystemError {
+			return info, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	return info, err
 }
 
 // disk looks at the store and the places that will be written.
