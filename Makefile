@@ -12,11 +12,12 @@ build:
 demo: tools build
 	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
 
-# Unit, command line, and end-to-end tests on real brokers.
+# Unit, command line, and end-to-end tests on real brokers; the last a package alone, so that go shows
+# its lines as they come.
 test: tools build
 	$(GO) vet ./...
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
-	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/...
+	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
