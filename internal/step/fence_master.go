@@ -21,6 +21,20 @@ func closed() map[string]string {
 	return m
 }
 
+// opened is what closed must be replaced by: as the old file has it, which preflight has found to be
+// what runs.
+func (e *Env) opened(n *Node) (map[string]string, error) {
+	conf, err := brokerconf.Parse(n.ConfPath, n.OldConf)
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]string{}
+	for _, kv := range conf.OpenWrites(e.Plan.Release) {
+		m[kv.Key] = kv.Value
+	}
+	return m, nil
+}
+
 // fenceMaster makes the old master refuse every send while it goes on answering reads.
 type fenceMaster struct{}
 
@@ -44,14 +58,11 @@ func (fenceMaster) Done(context.Context, *Env) (bool, string, error) { return fa
 func (fenceMaster) Do(ctx context.Context, e *Env) error {
 	m := e.Master()
 	if e.State.Fence == nil {
-		conf, err := brokerconf.Parse(m.ConfPath, m.OldConf)
+		open, err := e.opened(m)
 		if err != nil {
 			return err
 		}
-		e.State.Fence = map[string]string{} // as the file has it, which preflight has found to be what runs
-		for _, kv := range conf.OpenWrites(e.Plan.Release) {
-			e.State.Fence[kv.Key] = kv.Value
-		}
+		e.State.Fence = open
 		e.State.FencedAt = time.Now()
 		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
 			return err

@@ -95,8 +95,8 @@ func (n *Node) inspect(ctx context.Context, e *Env, o store.Options, what string
 	return in, err
 }
 
-// logEnd walks the log from a known message boundary to its end.
-func (n *Node) logEnd(ctx context.Context, e *Env, from int64) (int64, error) {
+// walkedEnd walks the log on disk from a known message boundary to its end; Env.logEnd asks the broker.
+func (n *Node) walkedEnd(ctx context.Context, e *Env, from int64) (int64, error) {
 	in, err := n.inspect(ctx, e, store.Options{From: from}, "reading the log's end")
 	if err != nil {
 		return 0, err

@@ -110,12 +110,18 @@ func (e *Env) mayOpen(ctx context.Context) error {
 	if p != nil {
 		return fmt.Errorf("%s: the old master runs again as process %d: something has started it; take it from its service manager", m.Host, p.PID)
 	}
-	end, err := m.logEnd(ctx, e, e.State.AlignedEnd)
+	return e.masterAsCertified(ctx)
+}
+
+// masterAsCertified checks that the stopped master's log ends where it was certified.
+func (e *Env) masterAsCertified(ctx context.Context) error {
+	m := e.Master()
+	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
 	if err != nil {
 		return err
 	}
 	if end != e.State.CertifiedEnd {
-		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d", m.Host, end, e.State.CertifiedEnd)
+		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d: something wrote to %s since the hand-over", m.Host, end, e.State.CertifiedEnd, m.CommitLog)
 	}
 	return nil
 }

@@ -3,10 +3,8 @@ package step
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
-	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/rocketmq"
@@ -64,11 +62,11 @@ func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	m := e.Master()
 	set := map[string]string{"brokerId": "0", propPermission: "4"}
 	if e.State.Fence == nil { // the fence is undone already: the permission is the operator's again
-		conf, err := brokerconf.Parse(m.ConfPath, m.OldConf)
+		open, err := e.opened(m)
 		if err != nil {
 			return err
 		}
-		set[propPermission] = strconv.Itoa(conf.Settings(e.Plan.Release, m.Home).Permission)
+		set[propPermission] = open[propPermission]
 	}
 	return e.updateConfig(ctx, m, set, m.OldConf)
 }

@@ -41,7 +41,7 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 	if err := e.stopCleanly(ctx, m); err != nil {
 		return err
 	}
-	end, err := m.logEnd(ctx, e, e.State.AlignedEnd)
+	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
 	if err != nil {
 		return err
 	}
