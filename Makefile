@@ -12,22 +12,29 @@ build:
 demo: tools build
 	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
 
-# Unit, command line, and end-to-end tests on real brokers; the last a package alone, so that go shows
-# its lines as they come.
+# Unit, command line, and end-to-end tests on real brokers, these a package alone, so that go shows its
+# lines as they come; then every fuzz target for a few seconds.
 test: tools build
 	$(GO) vet ./...
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e
+	$(MAKE) --no-print-directory fuzz FUZZTIME=5s
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
 
-# Every fuzz target for FUZZTIME each.
+# Every fuzz target for FUZZTIME each, one line for each; a test binary is built once per package. What
+# makes one fail is kept in that package's testdata/fuzz, where every later test runs it.
 FUZZTIME ?= 20s
 fuzz:
-	@for pkg in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cache=$$($(GO) env GOCACHE)/fuzz/mqlift && \
+	for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  $(GO) test -c -fuzz=. -o "$$dir/fuzz.test" "$$pkg" || exit 1; \
+	  for target in $$(cd "$$pkg" && "$$dir/fuzz.test" -test.list '^Fuzz'); do \
+	    if (cd "$$pkg" && "$$dir/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) \
+	        -test.fuzzcachedir "$$cache/$$pkg") >"$$dir/out" 2>&1; \
+	    then printf 'ok    fuzz %-24s %-52s %s\n' "$${pkg#./}" "$$target" "$$(sed -n 's/.*execs: \([0-9]*\).*/\1 inputs/p' "$$dir/out" | tail -n1)"; \
+	    else cat "$$dir/out"; printf 'FAIL  fuzz %-24s %s\n' "$${pkg#./}" "$$target"; exit 1; fi; \
 	  done; \
 	done
 
