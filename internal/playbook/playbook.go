@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"sort"
 	"strings"
 
@@ -116,6 +117,10 @@ func yamlError(file string, err error) error {
 	var ye yaml.Error
 	if errors.As(err, &ye) {
 		what = ye.GetMessage()
+		var wrong *yaml.TypeError
+		if errors.As(err, &wrong) {
+			what = fmt.Sprintf("this is %s where %s belongs", yamlKind(wrong.SrcType), yamlKind(wrong.DstType))
+		}
 		if t := ye.GetToken(); t != nil && t.Position != nil {
 			where = fmt.Sprintf("%s:%d:%d", file, t.Position.Line, t.Position.Column)
 		}
@@ -124,6 +129,24 @@ func yamlError(file string, err error) error {
 		Check: "playbook.syntax", Severity: diag.Fail, Where: where, What: what,
 		Do: "compare with the output of `mqlift playbook show dledger`",
 	}}}
+}
+
+// yamlKind is what a playbook's reader calls a Go type.
+func yamlKind(t reflect.Type) string {
+	if t == nil {
+		return "nothing"
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "a mapping"
+	}
+	return "a number"
 }
 
 type checker struct {

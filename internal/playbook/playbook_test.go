@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"mqlift/internal/corpus"
 	"mqlift/internal/diag"
 	"mqlift/internal/playbook"
 	"mqlift/internal/step"
@@ -89,140 +90,17 @@ func TestAPlaybookIsLoadedByNameOrByFile(t *testing.T) {
 	}
 }
 
-// said is one expected finding: where, the text that stands there, and words that must be in it.
-type said struct{ at, on, words string }
-
+// The list of all steps is left out of what is said: it is the one that Requirements has.
 func TestAFaultyPlaybookIsRefusedWithThePlaceOfEachFault(t *testing.T) {
-	const order, syntax = "playbook.order", "playbook.syntax"
-	tests := map[string]struct {
-		check string
-		want  []said
-	}{
-		"unknown-step": {order, []said{
-			{"19:9", "render-config", `there is no step "render-config"; steps are: align-logs, `},
-			{"24:9", "stop-slaves", `needs "configs" proven`},
-			{"42:9", "start-peers", `needs "configs" proven`},
-		}},
-		"step-twice": {order, []said{{"37:9", "stop-slaves", "stands twice; leave the first one"}}},
-		"certify-left-out": {order, []said{
-			{"41:9", "start-peers", `needs "certificate" proven before it, and no earlier step does; put certify-logs before it`},
-			{"47:9", "decide", `needs "certificate" proven`},
-			{"60:9", "open-writes", `needs "certificate" proven`},
-		}},
-		"fence-left-out": {order, []said{
-			{"28:5", "name: fence", `stage "fence" has no steps`},
-			{"35:9", "copy-tail", `needs "fenced" proven`},
-			{"36:9", "certify-logs", `needs "fenced" proven`},
-			{"41:9", "start-peers", `needs "fenced" proven`},
-			{"52:9", "retire-master", `needs "fenced" proven`},
-		}},
-		"opened-without-point-of-no-return": {order, []said{{"60:9", "open-writes", "does not begin a stage marked pointOfNoReturn"}}},
-		"opened-second": {order, []said{
-			{"45:5", "name: decide", `stage "decide" has no steps`},
-			{"53:9", "retire-master", `needs "decided"`},
-			{"61:9", "decide", "begins with decide, which can be undone"},
-			{"62:9", "open-writes", "does not begin a stage marked pointOfNoReturn"},
-		}},
-		"point-of-no-return-at-an-undoable-step": {order, []said{
-			{"37:9", "copy-tail", `stage "certify" is marked as the point of no return but begins with copy-tail, which can be undone`},
-			{"60:22", "true", "a second stage is marked"},
-		}},
-		"nameless-stage-without-steps": {order, []said{
-			{"3:5", "clients", "a stage has no name"},
-			{"3:5", "clients", "has no steps"},
-		}},
-		"no-name":   {order, []said{{"1:1", "stages", "the playbook has no name"}}},
-		"no-stages": {order, []said{{"1:1", "name", "the playbook has no stages"}}},
-		"empty": {order, []said{
-			{"1:1", "", "the playbook has no name"},
-			{"1:1", "", "the playbook has no stages"},
-		}},
-		"only-a-comment": {order, []said{
-			{"1:1", "#", "the playbook has no name"},
-			{"1:1", "#", "the playbook has no stages"},
-		}},
-		"all-at-once": {order, []said{
-			{"1:1", "title", "the playbook has no name"},
-			{"4:13", "lock-grop", "there is no step"},
-			{"4:36", "lock-group", "stands twice"},
-			{"5:5", "steps", "a stage has no name"},
-			{"5:5", "steps", "has no steps"},
-			{"8:9", "open-writes", `needs "certificate"`},
-			{"8:9", "open-writes", `needs "peers-proven"`},
-			{"8:9", "open-writes", `needs "decided"`},
-			{"8:9", "open-writes", `needs "master-stopped"`},
-			{"8:9", "open-writes", `needs "offsets"`},
-			{"8:9", "open-writes", "does not begin a stage marked"},
-		}},
-		"unknown-field":            {syntax, []said{{"22:5", "client", `unknown field "client"`}}},
-		"unknown-field-at-the-top": {syntax, []said{{"2:1", "stage", `unknown field "stage"`}}},
-		"key-twice":                {syntax, []said{{"2:1", "name", "already defined"}}},
-		"steps-not-a-list":         {syntax, []said{{"4:12", "lock-group", "where sequence is expected"}}},
-		"not-a-mapping":            {syntax, []said{{"1:1", "-", "where mapping is expected"}}},
-		"syntax-error":             {syntax, []said{{"4:12", "[", "']' not found"}}},
-		"syntax-tab":               {syntax, []said{{"3:1", "\t", "cannot start any token"}}},
-		"two-documents":            {syntax, []said{{"5:1", "---", "a second document begins"}}},
-	}
-	files, err := filepath.Glob("testdata/*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		if _, ok := tests[strings.TrimSuffix(filepath.Base(file), ".yaml")]; !ok {
-			t.Errorf("%s: nothing is expected of it", file)
+	steps := strings.Join(slices.Sorted(maps.Keys(step.Requirements())), ", ")
+	corpus.Run(t, "testdata/*.yaml", func(t *testing.T, input []byte) string {
+		p, err := playbook.Parse("playbook.yaml", input, step.Requirements())
+		var refused *diag.Error
+		if p != nil || !errors.As(err, &refused) {
+			t.Fatalf("playbook %v, error %T %v", p, err, err)
 		}
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			file := filepath.Join("testdata", name+".yaml")
-			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := playbook.Load(file, step.Requirements())
-			var refused *diag.Error
-			if p != nil || !errors.As(err, &refused) {
-				t.Fatalf("playbook %v, error %T %v", p, err, err)
-			}
-			for i, f := range refused.Findings {
-				if f.Severity != diag.Fail || f.Check != test.check || f.What == "" || f.Do == "" {
-					t.Errorf("not as it must be: %+v", f)
-				}
-				if i >= len(test.want) {
-					t.Errorf("more than expected: %s", f)
-					continue
-				}
-				w := test.want[i]
-				if want := file + ":" + w.at; f.Where != want {
-					t.Errorf("at %s, want %s: %s", f.Where, want, f.What)
-				}
-				if !strings.Contains(f.String(), w.words) {
-					t.Errorf("%s\nis without %q", f, w.words)
-				}
-				if there := textAt(t, data, f.Where); !strings.HasPrefix(there, w.on) {
-					t.Errorf("%s is at %q and not at %q", f.Where, there, w.on)
-				}
-			}
-			if len(refused.Findings) < len(test.want) {
-				t.Errorf("%d findings, want %d", len(refused.Findings), len(test.want))
-			}
-		})
-	}
-}
-
-// textAt is what stands in the file from that place on.
-func textAt(t *testing.T, data []byte, where string) string {
-	t.Helper()
-	parts := strings.Split(where, ":")
-	var line, column int
-	if _, err := fmt.Sscan(strings.Join(parts[len(parts)-2:], " "), &line, &column); err != nil {
-		t.Fatalf("%q is no place: %v", where, err)
-	}
-	lines := strings.Split(string(data), "\n")
-	if line < 1 || line > len(lines) || column < 1 || column > len(lines[line-1])+1 {
-		t.Fatalf("%q is outside the file", where)
-	}
-	return lines[line-1][column-1:]
+		return strings.ReplaceAll(corpus.Findings(t, input, refused.Findings), steps, "ALL STEPS")
+	})
 }
 
 // parse writes the playbook as YAML and reads it back.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"mqlift/internal/corpus"
 	"mqlift/internal/diag"
 	"mqlift/internal/remote"
 )
@@ -553,7 +554,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%T: %v", err, err)
 		}
 		for _, f := range found {
-			line, column, ok := positionOf(f)
+			line, column, ok := corpus.Position(f.Where)
 			if !ok || f.What == "" || f.Do == "" || !strings.HasPrefix(f.Where, "f.yaml:") {
 				t.Fatalf("%+v", f)
 			}
