@@ -3,7 +3,6 @@ package brokerconf
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/magiconair/properties"
 	"pgregory.net/rapid"
 
+	"mqlift/internal/corpus"
 	"mqlift/internal/diag"
 )
 
@@ -433,8 +433,6 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write testdata/*/golden from what is found")
-
 // The files of the case and of its write-up: what is said about them, and what they become.
 func TestTheCasesFilesAreJudgedAndTurnedIntoMembers(t *testing.T) {
 	const install = "/opt/application/rocketmq-all-4.5.2-bin-release"
@@ -467,7 +465,7 @@ func TestTheCasesFilesAreJudgedAndTurnedIntoMembers(t *testing.T) {
 			got := "# findings\n" + list(f.Findings(site)) + "# changes\n" + strings.Join(why, "\n") + "\n# diff\n" +
 				Diff("broker.conf", "broker.conf.dledger", f.Bytes(), edited.Bytes())
 			golden := filepath.Join("testdata", c.dir, "golden")
-			if *update {
+			if corpus.Update() {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}

@@ -29,6 +29,7 @@ func (f *File) Findings(at Site) diag.Findings {
 	j.bytes()
 	j.duplicates()
 	j.spelling()
+	j.swallowed()
 	j.ignored(ignored)
 	j.identity()
 	j.nameServers()
@@ -155,6 +156,29 @@ func (j *judge) spelling() {
 	}
 }
 
+// swallowed finds properties that a backslash at the end of the line before makes a part of its value.
+func (j *judge) swallowed() {
+	known := map[string]bool{}
+	for _, k := range keys(j.at.Release) {
+		known[k] = true
+	}
+	for _, e := range j.f.entries {
+		for line := j.f.lineOf(e.keyAt) + 1; e.joined && line <= len(j.f.starts) && j.f.starts[line-1] < e.end; line++ {
+			start, end := j.f.starts[line-1], e.end
+			if line < len(j.f.starts) {
+				end = min(end, j.f.starts[line])
+			}
+			text := strings.TrimLeft(string(j.f.data[start:end]), " \t\f")
+			k, _, ok := strings.Cut(text, "=")
+			if k = strings.TrimSpace(k); ok && known[k] {
+				j.add("key", diag.Fail, j.f.where(start+(end-start)-len(text)),
+					fmt.Sprintf("%s is no property here but a part of the value of %s: the line before it ends in a backslash", k, shownKey(e.key)),
+					"take the backslash off the end of that line")
+			}
+		}
+	}
+}
+
 // ignored reports values that the broker replaced by a default without a word.
 func (j *judge) ignored(values []ignored) {
 	for _, v := range values {
@@ -245,6 +269,11 @@ func (j *judge) nameServers() {
 	}
 	if strings.ContainsAny(v, " \t\f\r\n") {
 		j.add("namesrv", diag.Fail, where, "namesrvAddr has blanks in it, which the broker does not trim: it exits with -3 or registers with a part of the name servers",
+			"separate the addresses by ; alone")
+		return
+	}
+	if strings.Contains(v, ",") { // up to 4.9.x a port that is no number; later a host name that is none
+		j.add("namesrv", diag.Fail, where, "namesrvAddr has a comma in it: the broker exits with -3 or registers with none of these name servers",
 			"separate the addresses by ; alone")
 		return
 	}

@@ -190,7 +190,7 @@ func (f *File) unescape(b []byte, at []int, exotic *bool) (string, error) {
 				n, err := strconv.ParseUint(string(b[i+1:min(i+5, len(b))]), 16, 16)
 				if err != nil || i+5 > len(b) {
 					return "", &SyntaxError{f.where(at[i-1]),
-						`\u is not followed by four hexadecimal digits: the broker refuses to start on this file`}
+						`\u is not followed by four hexadecimal digits: the broker refuses to start on this file; write \\ for each backslash that is meant`}
 				}
 				i += 4
 				units = append(units, uint16(n))
