@@ -149,7 +149,7 @@ func TestALastLineWithAHoleIsNoRecord(t *testing.T) {
 	whole := threeRecords(t)
 	last := bytes.LastIndexByte(whole[:len(whole)-1], '\n') + 1
 	copy(whole[last+5:last+40], make([]byte, 35))
-	records, _, err := readRecords(bytes.NewReader(whole))
+	records, _, err := readRecords(bytes.NewReader(whole), maxLine)
 	if err != nil || len(records) != 2 {
 		t.Errorf("%d records, %v", len(records), err)
 	}
@@ -170,7 +170,7 @@ func TestDamageBeforeTheLastLineIsAnErrorThatNamesTheLine(t *testing.T) {
 		"first line missing": {joined(lines[1], lines[2]), "line 1: record 2 follows record 0: lines are missing"},
 		"line missing":       {joined(lines[0], lines[2]), "line 2: record 3 follows record 1: lines are missing"},
 		"line twice":         {joined(lines[0], lines[1], lines[1], lines[2]), "line 3: record 2 follows record 2"},
-		"no record":          {joined(lines[0], []byte("null\n"), lines[1]), "line 2: record 0 follows record 1"},
+		"no record":          {joined(lines[0], []byte("null\n"), lines[1]), "line 2 is not a record: it has no number"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -189,6 +189,13 @@ func TestDamageBeforeTheLastLineIsAnErrorThatNamesTheLine(t *testing.T) {
 				t.Errorf("the damaged journal was changed: %v", err)
 			}
 		})
+	}
+}
+
+func TestALineThatNoRecordCanBeIsNotReadToItsEnd(t *testing.T) {
+	_, _, err := readRecords(strings.NewReader(strings.Repeat("x", 1<<20)), 1000)
+	if err == nil || !strings.Contains(err.Error(), "line 1 is longer than 1000 bytes") {
+		t.Error(err)
 	}
 }
 
@@ -262,7 +269,7 @@ func FuzzReadingAJournalNeverLosesWhatIsWhole(f *testing.F) {
 	f.Add([]byte("{\"seq\":1}\nnull\n"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		records, n, err := readRecords(bytes.NewReader(data))
+		records, n, err := readRecords(bytes.NewReader(data), maxLine)
 		if err != nil {
 			return
 		}
@@ -280,8 +287,11 @@ func FuzzReadingAJournalNeverLosesWhatIsWhole(f *testing.F) {
 		if rest := bytes.Count(data[n:], []byte("\n")); rest > 1 {
 			t.Fatalf("%d lines were dropped as one torn line", rest)
 		}
+		if rest := data[n:]; len(rest) > 0 && rest[0] != '{' && rest[0] != 0 {
+			t.Fatalf("%q was dropped, which is no record's beginning", rest)
+		}
 		// What is kept when the journal is opened for appending reads the same.
-		again, m, err := readRecords(bytes.NewReader(data[:n]))
+		again, m, err := readRecords(bytes.NewReader(data[:n]), maxLine)
 		if err != nil || m != n || len(again) != len(records) {
 			t.Fatalf("read again: %d records of %d, up to %d of %d, %v", len(again), len(records), m, n, err)
 		}

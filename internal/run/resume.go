@@ -59,7 +59,7 @@ func cutOf(dir string) (*Cut, error) {
 	}
 	c := &Cut{Dir: dir}
 	if c.State, err = LastState(records); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w; take the run up with the mqlift that began it", dir, err)
 	}
 	for _, r := range records {
 		switch r.Kind {
