@@ -49,11 +49,18 @@ func Ask(ctx context.Context, c Caller, group string, p Peer) (Metadata, error) 
 		err = nil // DLedger's own success, where RocketMQ's is 0
 	}
 	if err != nil {
+		if errors.As(err, &refused) && refused.Code == rocketmq.ResponseRequestCodeNotSupported {
+			err = fmt.Errorf("%w; this is a broker's port for clients and not its Raft port: compare dLegerPeers and raftPort", err)
+		}
 		return Metadata{}, fmt.Errorf("asking peer %s (%s) at %s for its leader: %w", p.ID, p.Name, p.Addr, err)
 	}
 	var m Metadata
-	if err := rocketmq.DecodeJSON(reply.Body, &m); err != nil {
-		return Metadata{}, fmt.Errorf("peer %s (%s) at %s: %w", p.ID, p.Name, p.Addr, err)
+	err = rocketmq.DecodeJSON(reply.Body, &m)
+	if err == nil && m.Code == 0 {
+		err = errors.New("there is no code in it")
+	}
+	if err != nil {
+		return Metadata{}, fmt.Errorf("peer %s (%s) at %s: the answer cannot be read: %w; compare the port with dLegerPeers", p.ID, p.Name, p.Addr, err)
 	}
 	if m.Code != responseSuccess {
 		return m, fmt.Errorf("peer %s (%s) at %s refuses with code %d: another group or another self id runs there", p.ID, p.Name, p.Addr, m.Code)

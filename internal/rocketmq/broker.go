@@ -288,6 +288,9 @@ func (b *Broker) RuntimeInfo(ctx context.Context) (RuntimeInfo, error) {
 	body, err := callJSON[struct {
 		Table RuntimeInfo `json:"table"`
 	}](ctx, b.client, b.addr, GetBrokerRuntimeInfo, nil)
+	if err == nil && body.Table == nil {
+		err = odd(b.addr, GetBrokerRuntimeInfo, errors.New("there is no table in it"))
+	}
 	return body.Table, err
 }
 
@@ -297,6 +300,9 @@ type RuntimeInfo map[string]string
 
 // Int64 reads a figure; a missing or odd one is an error and never 0.
 func (i RuntimeInfo) Int64(name string) (int64, error) {
+	if _, ok := i[name]; !ok {
+		return 0, fmt.Errorf("the broker's runtime info has no %s", name)
+	}
 	n, err := strconv.ParseInt(i[name], 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("the broker's runtime info has %s=%q, not a number", name, i[name])

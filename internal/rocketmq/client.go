@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // Options of a Client. The zero value is usable.
@@ -65,7 +66,7 @@ func (e *ResponseError) Error() string {
 		s += " " + name
 	}
 	if e.Remark != "" { // some run over two lines, with a link to a FAQ
-		s += ": " + strings.Join(strings.Fields(e.Remark), " ")
+		s += ": " + strings.Join(strings.FieldsFunc(e.Remark, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
 	}
 	return s
 }

@@ -96,6 +96,9 @@ func requestName(c Code) string {
 	case GetAllSubscriptionGroupConf:
 		return "listing subscription groups"
 	}
+	if c == 50000 { // DLedgerRequestCode.METADATA
+		return "reading the Raft group"
+	}
 	return fmt.Sprintf("request %d", int(c))
 }
 

@@ -246,6 +246,17 @@ func cutPrefixed(b []byte, width int) (value, rest []byte, ok bool) {
 	return b[:n], b[n:], true
 }
 
+// notALength says what speaks there, going by its first four bytes.
+func notALength(b []byte) string {
+	switch {
+	case !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' || r > '~' }):
+		return fmt.Sprintf("it begins with %q; another program listens there, compare the address and the port", b)
+	case b[0] >= 0x14 && b[0] <= 0x17 && b[1] == 3: // content type and major version of a TLS record
+		return "it is a TLS record; that port wants TLS, which mqlift does not speak: set tls.server.mode=permissive there"
+	}
+	return fmt.Sprintf("its length is %d; another program listens there, compare the address and the port", int32(binary.BigEndian.Uint32(b)))
+}
+
 // readFrame reads one whole frame and returns it without its length word. A length out of bounds
 // is refused before anything is allocated for it, and memory is taken only as bytes arrive.
 func readFrame(r io.Reader) ([]byte, error) {
@@ -255,7 +266,7 @@ func readFrame(r io.Reader) ([]byte, error) {
 	}
 	n := int32(binary.BigEndian.Uint32(word[:]))
 	if n < 4 || n > MaxFrame {
-		return nil, fmt.Errorf("%w: its length is %d (0x%08x)", ErrFrame, n, uint32(n))
+		return nil, fmt.Errorf("%w: %s", ErrFrame, notALength(word[:]))
 	}
 	var b bytes.Buffer
 	b.Grow(int(min(n, 64<<10)))

@@ -35,11 +35,15 @@ type outgoing struct {
 
 // timedOut marks a request that nothing was heard after, on a connection that may be dead.
 type timedOut struct {
+	waited time.Duration
 	err    error
 	silent bool
 }
 
-func (e *timedOut) Error() string { return "no answer: " + e.err.Error() }
+func (e *timedOut) Error() string {
+	return fmt.Sprintf("no answer, waited %s: the process there hangs or is overloaded, or a firewall drops what is sent", e.waited)
+}
+
 func (e *timedOut) Unwrap() error { return e.err }
 
 func newConn(nc net.Conn, writeTimeout time.Duration, onBroken func()) *conn {
@@ -107,9 +111,9 @@ func (c *conn) expired(ctx context.Context, started time.Time) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	waited := time.Since(started).Round(time.Millisecond)
 	return &timedOut{
-		err:    fmt.Errorf("waited %s: %w", waited, ctx.Err()),
+		waited: time.Since(started).Round(time.Millisecond),
+		err:    ctx.Err(),
 		silent: c.lastRead.Before(started),
 	}
 }

@@ -2,8 +2,11 @@ package rocketmq
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -23,7 +26,42 @@ func DecodeJSON(data []byte, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(strict, v)
+	err = json.Unmarshal(strict, v)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) { // its own words are Go's
+		where := "it"
+		if wrong.Field != "" {
+			where = strings.TrimPrefix(wrong.Field, "header.")
+		}
+		return fmt.Errorf("JSON: %s holds %s where %s belongs", where, jsonKind(wrong.Value), goKind(wrong.Type))
+	}
+	return err
+}
+
+// jsonKind is json.UnmarshalTypeError.Value with an article; of a number it is the number itself.
+func jsonKind(value string) string {
+	switch word, rest, _ := strings.Cut(value, " "); {
+	case value == "array" || value == "object":
+		return "an " + value
+	case word == "number" && rest != "":
+		return strconv.Quote(rest)
+	}
+	return "a " + value
+}
+
+// goKind is what JSON calls a Go type.
+func goKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a number"
 }
 
 // strictJSON rewrites fastjson's dialect as JSON. What it returns without an error is always

@@ -115,7 +115,27 @@ func (n *NameServers) RouteAt(ctx context.Context, addr, topic string) (Route, e
 	if refused(err, ResponseTopicNotExist) {
 		return Route{}, fmt.Errorf("topic %s at %s: %w", topic, addr, ErrTopicNotExist)
 	}
+	if err == nil {
+		err = odd(addr, GetRoute, r.check())
+	}
 	return r, err
+}
+
+// maxQueues bounds the queues of a topic on one broker: each is asked about on its own.
+const maxQueues = 1 << 16
+
+// check refuses a route that no name server gives: without a broker it says TOPIC_NOT_EXIST instead
+// (RouteInfoManager.pickupTopicRouteData, 4.5.2 and 5.3.3).
+func (r Route) check() error {
+	if len(r.Brokers) == 0 {
+		return errors.New("the route names no broker")
+	}
+	for _, q := range r.Queues {
+		if q.Read < 0 || q.Read > maxQueues || q.Write < 0 || q.Write > maxQueues {
+			return fmt.Errorf("%s has %d read and %d write queues", q.Broker, q.Read, q.Write)
+		}
+	}
+	return nil
 }
 
 // errNothingRegistered is an answer that is good only when no other is better.
