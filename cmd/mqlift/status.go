@@ -62,6 +62,8 @@ type routeStatus struct {
 type groupStatus struct {
 	Group      string         `json:"group"`
 	Release    string         `json:"release"`
+	State      plan.State     `json:"state"`
+	Recognised string         `json:"recognised"` // the state in one sentence, with its evidence
 	Members    []memberStatus `json:"members"`
 	Routes     []routeStatus  `json:"routes"`
 	Unfinished string         `json:"unfinishedRun,omitempty"`
@@ -93,11 +95,12 @@ func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Wr
 }
 
 func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut) *groupStatus {
-	st := &groupStatus{Group: s.group.Name, Release: facts.Release}
+	is := plan.Recognise(s.group, facts)
+	st := &groupStatus{Group: s.group.Name, Release: facts.Release, State: is.State, Recognised: is.Line}
 	dled := 0
 	for i := range facts.Members {
 		m := &facts.Members[i]
-		line := memberStatus{Host: m.Declared.Host, Role: plan.KindOf(m), Addr: m.Addr, Peer: m.Declared.Peer, LogEnd: m.LogMax()}
+		line := memberStatus{Host: m.Declared.Host, Role: is.Kinds[m.Declared.Host], Addr: m.Addr, Peer: m.Declared.Peer, LogEnd: m.LogMax()}
 		if m.Process != nil {
 			line.PID = m.Process.PID
 		}
@@ -133,6 +136,10 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 		st.GoingBack = "costs every message written since writes were opened on the DLedger group"
 	case cut != nil:
 		st.GoingBack = "is free: writes have not been opened on new peers; `mqlift apply` undoes the cut run first"
+	case st.State == plan.Mixed:
+		st.GoingBack = "costs what was written to the new group, if anything: see above and `mqlift check`"
+	case st.State != plan.OldMode && st.State != plan.Begun:
+		st.GoingBack = "cannot be priced as the group is: `mqlift check` says what to do first"
 	default:
 		st.GoingBack = "is not needed: the group is master and slave"
 	}
@@ -141,7 +148,7 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 
 func (st *groupStatus) print(out io.Writer) {
 	c := terminal(out)
-	fmt.Fprintf(out, "%s, RocketMQ %s\n", st.Group, st.Release)
+	fmt.Fprintf(out, "%s, RocketMQ %s: %s\n", st.Group, st.Release, st.Recognised)
 	rows := [][]string{{"host", "role", "pid", "broker", "peer", "names as leader", "log end", ""}}
 	for _, m := range st.Members {
 		end, pid := "", ""

@@ -173,8 +173,9 @@ type Store struct {
 	Abort bool `json:"abort"`
 	// LockedBy is the process that has the store open for writing, 0 for none.
 	LockedBy int `json:"lockedBy"`
-	// DLedger are the dledger-* folders, which a new group's first start must not find.
-	DLedger []string `json:"dledger,omitempty"`
+	// Ledgers are the dledger-* folders, which a new group's first start must not find. Those that mqlift
+	// itself has moved aside are none.
+	Ledgers []Ledger `json:"ledgers,omitempty"`
 }
 
 // Path is a path and the file system that it is on, or would be on.
@@ -355,8 +356,12 @@ func storeOf(root string) (Store, error) {
 		switch {
 		case e.Name() == "abort":
 			s.Abort = true
-		case e.IsDir() && strings.HasPrefix(e.Name(), "dledger-"):
-			s.DLedger = append(s.DLedger, e.Name())
+		case e.IsDir() && strings.HasPrefix(e.Name(), "dledger-") && !strings.Contains(e.Name(), ".mqlift-"):
+			l, err := readLedger(filepath.Join(root, e.Name()))
+			if err != nil {
+				return s, err
+			}
+			s.Ledgers = append(s.Ledgers, l)
 		}
 	}
 	s.LockedBy, err = hostinfo.LockHolder(filepath.Join(root, "lock"))

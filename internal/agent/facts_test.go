@@ -80,7 +80,7 @@ func TestFactsTellWhatIsTrueOnTheHost(t *testing.T) {
 	if c := f.BrokerConf; c == nil || !strings.HasPrefix(string(c.Content), "brokerName=broker-a\n") || c.Mode != 0o644 || c.UID != os.Geteuid() {
 		t.Errorf("conf %+v", c)
 	}
-	if s := f.Stores[0]; !s.Exists || s.Abort || s.LockedBy != os.Getpid() || len(s.DLedger) != 1 || s.DLedger[0] != "dledger-n0" {
+	if s := f.Stores[0]; !s.Exists || s.Abort || s.LockedBy != os.Getpid() || len(s.Ledgers) != 1 || s.Ledgers[0].Path != filepath.Join(s.Root, "dledger-n0") {
 		t.Errorf("store %+v", s)
 	}
 	if s := f.Stores[1]; s.Exists {

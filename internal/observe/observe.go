@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,9 +45,14 @@ type Member struct {
 	Skew, SkewBy time.Duration
 
 	// Conf is the broker.conf, nil when there is none; ConfErr is why it could not be read.
-	Conf     *brokerconf.File
-	ConfErr  error
-	Settings brokerconf.Settings // with the running release's defaults; zero without Conf
+	Conf    *brokerconf.File
+	ConfErr error
+	// Found is the file that lies there when it was edited for DLedger while the broker goes on in the
+	// old mode; Conf is then the one that the broker was started on, made from what it says of itself,
+	// and Mended says what that differs in. nil otherwise.
+	Found    *brokerconf.File
+	Mended   []string
+	Settings brokerconf.Settings // Conf's, with the running release's defaults; zero without Conf
 
 	// Process is the broker that runs on Conf, nil when none does; Others are further brokers.
 	Process *agent.RocketMQ
@@ -59,9 +65,12 @@ type Member struct {
 	Live       map[string]string // its configuration in effect
 	RuntimeErr error
 
+	// Root and CommitLog are where the store was looked for: as the broker has them, and on a host
+	// without one where the master's would be there (Places).
+	Root, CommitLog string
 	// Log is the commit log's folder as it lies there, not walked.
 	Log   []agent.Entry
-	Store *agent.Store          // the old root; DLedger holds the paths of the dledger-* folders below it and the new one
+	Store *agent.Store          // the old root; nil: nowhere to look. Ledgers holds those below the new one, too
 	Trees map[string]agent.Path // by path: install dir, old and new root, commit log, consumequeue, index
 	Lock  []byte                // content of mqlift's lock file, nil when there is none
 }
@@ -99,9 +108,9 @@ type Hosts struct {
 
 // Group looks at everything side by side. What could not be found out stands in the facts as an
 // error; the error returned is that of ctx, or of an agent that broke.
-func Group(ctx context.Context, t *topology.Topology, g *topology.Group, h Hosts) (*Facts, error) {
+func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hosts) (*Facts, error) {
 	f := &Facts{At: time.Now(), Members: make([]Member, len(g.Members)), NameServers: make([]NameServer, len(t.NameServers))}
-	eg, ctx := errgroup.WithContext(ctx)
+	eg, ctx := errgroup.WithContext(outer)
 	for i, addr := range t.NameServers {
 		eg.Go(func() error {
 			f.NameServers[i] = nameServer(ctx, h.Client, t.NameServers, addr)
@@ -110,11 +119,32 @@ func Group(ctx context.Context, t *topology.Topology, g *topology.Group, h Hosts
 	}
 	for i := range g.Members {
 		eg.Go(func() error {
-			m, err := member(ctx, h, g, &g.Members[i])
+			m, err := member(ctx, h, &g.Members[i])
 			if err != nil {
 				return fmt.Errorf("%s: %w", g.Members[i].Host, err)
 			}
 			f.Members[i] = *m
+			return nil
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	// Then the disks: on a host without a broker, a store lies where the master's would.
+	var master *Member
+	for i := range f.Members {
+		if f.Members[i].Role() == "master" {
+			master = &f.Members[i]
+		}
+	}
+	eg, ctx = errgroup.WithContext(outer)
+	for i := range f.Members {
+		m := &f.Members[i]
+		eg.Go(func() error {
+			m.locate(master)
+			if err := m.disk(ctx, h.Agents[m.Declared.Host], g, m.Declared); err != nil {
+				return fmt.Errorf("%s: %w", m.Declared.Host, err)
+			}
 			return nil
 		})
 	}
@@ -146,7 +176,7 @@ func nameServer(ctx context.Context, c *rocketmq.Client, all []string, addr stri
 	return NameServer{Addr: addr, Err: err, Took: time.Since(began), Cluster: info}
 }
 
-func member(ctx context.Context, h Hosts, g *topology.Group, d *topology.Member) (*Member, error) {
+func member(ctx context.Context, h Hosts, d *topology.Member) (*Member, error) {
 	a := h.Agents[d.Host]
 	m := &Member{Declared: d, Trees: map[string]agent.Path{}}
 	var err error
@@ -177,7 +207,51 @@ func member(ctx context.Context, h Hosts, g *topology.Group, d *topology.Member)
 			m.Live, m.RuntimeErr = b.Config(ctx)
 		}
 	}
-	return m, m.disk(ctx, a, g, d)
+	return m, m.asRun()
+}
+
+// asRun takes the running broker's word where its file was edited for DLedger since it was started.
+func (m *Member) asRun() error {
+	if m.Conf == nil || m.Live == nil || m.Role() == "dledger" {
+		return nil
+	}
+	if _, prepared := m.Conf.Prepared(); !prepared {
+		return nil
+	}
+	release := Release(m.Runtime)
+	was, mended, err := m.Conf.AsRun(m.Live, release)
+	if err != nil {
+		return err
+	}
+	m.Found, m.Conf, m.Mended, m.Settings = m.Conf, was, mended, was.Settings(release, m.Host.Home)
+	return nil
+}
+
+// locate says where the member's store is to be looked for.
+func (m *Member) locate(master *Member) {
+	switch {
+	case m.Live != nil || m.Process != nil:
+		m.Root, m.CommitLog = m.Settings.StoreRoot, m.Settings.StoreCommitLog
+	case master != nil && (m.Conf == nil || m.Settings.DLedger):
+		m.Root, m.CommitLog = Places(m.Declared, master)
+	case m.Conf != nil:
+		m.Root, m.CommitLog = m.Conf.OldRoot(m.Host.Install.Release, m.Host.Home), m.Settings.StoreCommitLog
+	}
+}
+
+// Places are the store's root and the commit log that a member gets which has none: where the master has
+// them, at the same place within its own installation.
+func Places(d *topology.Member, master *Member) (root, commitLog string) {
+	from := master.Declared.InstallDir
+	return within(master.Settings.StoreRoot, from, d.InstallDir), within(master.Settings.StoreCommitLog, from, d.InstallDir)
+}
+
+// within moves a path from one installation into another; paths outside stay.
+func within(p, from, to string) string {
+	if rest, ok := strings.CutPrefix(p, from+"/"); ok {
+		return path.Join(to, rest)
+	}
+	return p
 }
 
 // runtimeInfo asks for the broker's figures. In its first seconds a broker has no statistics yet and
@@ -199,11 +273,19 @@ func runtimeInfo(ctx context.Context, b *rocketmq.Broker) (info rocketmq.Runtime
 
 // disk looks at the store and the places that will be written.
 func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d *topology.Member) error {
-	root, log := m.Settings.StoreRoot, m.Settings.StoreCommitLog
+	root, log := m.Root, m.CommitLog
 	paths := []string{d.InstallDir}
 	r := agent.FactsRequest{}
 	if root != "" {
 		r.StoreRoots = []string{root, d.DLedgerRootFor(root)}
+		for _, f := range []*brokerconf.File{m.Conf, m.Found} { // where a file that was edited by hand puts it
+			if f == nil {
+				continue
+			}
+			if other := f.Settings(m.Host.Install.Release, m.Host.Home).StoreRoot; !slices.Contains(r.StoreRoots, other) {
+				r.StoreRoots = append(r.StoreRoots, other)
+			}
+		}
 		r.List = []string{log}
 		paths = append(paths, root, log, path.Join(root, "consumequeue"), path.Join(root, "index"), d.DLedgerRootFor(root))
 	}
@@ -217,13 +299,9 @@ func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d 
 	}
 	if len(f.Stores) > 0 {
 		m.Store = &f.Stores[0]
-		var ledgers []string
-		for _, s := range f.Stores {
-			for _, name := range s.DLedger {
-				ledgers = append(ledgers, path.Join(s.Root, name))
-			}
+		for _, s := range f.Stores[1:] {
+			m.Store.Ledgers = append(m.Store.Ledgers, s.Ledgers...)
 		}
-		m.Store.DLedger = ledgers
 	}
 	if len(f.Lists) > 0 {
 		m.Log = f.Lists[0].Entries

@@ -172,6 +172,7 @@ func broker(t *testing.T, d *topology.Member, conf string, live map[string]strin
 		name := strconv.FormatInt(i*gib, 10)
 		m.Log = append(m.Log, agent.Entry{Path: "00000000000000000000"[len(name):] + name, Mode: 0o644, Size: gib, Allocated: gib})
 	}
+	m.Root, m.CommitLog = s.StoreRoot, s.StoreCommitLog
 	m.Store = &agent.Store{Root: s.StoreRoot, Exists: true, Abort: true}
 	place := m.Trees[d.InstallDir]
 	tree := func(p string, size int64) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,15 +26,16 @@ const (
 // Members works out each member before and after, configuration texts included. Facts that passed
 // preflight always give members.
 func Members(t *topology.Topology, g *topology.Group, f *observe.Facts) ([]*Member, error) {
+	is := Recognise(g, f)
 	var master *observe.Member
 	for i := range f.Members {
-		if KindOf(&f.Members[i]) == Master {
+		if is.Kinds[f.Members[i].Declared.Host] == Master {
 			master = &f.Members[i]
 		}
 	}
 	var members []*Member
 	for i := range f.Members {
-		m, err := member(g, f, &f.Members[i], master)
+		m, err := member(g, f, &f.Members[i], master, is.Kinds[f.Members[i].Declared.Host])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Members[i].Declared.Host, err)
 		}
@@ -42,10 +44,10 @@ func Members(t *topology.Topology, g *topology.Group, f *observe.Facts) ([]*Memb
 	return members, nil
 }
 
-func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Member, error) {
+func member(g *topology.Group, f *observe.Facts, o, master *observe.Member, kind Kind) (*Member, error) {
 	d := o.Declared
 	m := &Member{
-		Host: d.Host, Address: d.Address, Kind: KindOf(o), Peer: d.Peer, BrokerID: d.BrokerID(), RaftPort: d.RaftPort,
+		Host: d.Host, Address: d.Address, Kind: kind, Peer: d.Peer, BrokerID: d.BrokerID(), RaftPort: d.RaftPort,
 		InstallDir: d.InstallDir, WorkDir: d.WorkDir, Home: o.Host.Home, Env: d.Environment(), ConfPath: d.BrokerConf,
 	}
 	var err error
@@ -57,18 +59,24 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Me
 	}
 	s, from := o.Settings, o
 	m.ConfMode = 0o644
-	if o.Conf == nil {
+	if o.Conf == nil || kind == Fresh {
+		if o.Conf != nil { // copied here from another member
+			m.FoundConf, m.ConfMode = o.Conf.Bytes(), o.Host.BrokerConf.Mode.Perm()
+		}
 		if master == nil {
 			return m, nil
 		}
 		// A new host gets what the master has, at the same place within its own installation.
 		from, s = master, master.Settings
-		s.StoreRoot, s.StoreCommitLog = placesFor(d, master)
+		s.StoreRoot, s.StoreCommitLog = observe.Places(d, master)
 		if d.ListenPort != 0 {
 			s.ListenPort = d.ListenPort
 		}
 	} else {
 		m.OldConf, m.ConfMode = o.Conf.Bytes(), o.Host.BrokerConf.Mode.Perm()
+		if o.Found != nil {
+			m.FoundConf = o.Found.Bytes()
+		}
 	}
 	m.ListenPort, m.LogFileSize = s.ListenPort, s.MappedFileSizeCommitLog
 	m.OldRoot, m.CommitLog = s.StoreRoot, s.StoreCommitLog
@@ -96,12 +104,29 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member) (*Me
 		}
 		m.FencedConf = fenced.Bytes()
 	}
-	oldName := m.ConfPath
-	if m.Kind == Fresh {
+	oldName, old := m.ConfPath, m.OldConf
+	switch {
+	case m.FoundConf != nil:
+		old = m.FoundConf
+		m.Reasons = append(found(g, f, o, kind), m.Reasons...)
+	case m.Kind == Fresh:
 		oldName = "(none)"
 	}
-	m.Diff = brokerconf.Diff(oldName, m.ConfPath, m.OldConf, m.NewConf)
+	m.Diff = brokerconf.Diff(oldName, m.ConfPath, old, m.NewConf)
 	return m, nil
+}
+
+// found says what of a file that was found is not taken over.
+func found(g *topology.Group, f *observe.Facts, o *observe.Member, kind Kind) []string {
+	if kind != Fresh {
+		return slices.Clone(o.Mended)
+	}
+	d := o.Declared
+	l := []string{"made from the master's broker.conf; the file found here is a copy: " + (&recogniser{g: g, f: f}).copied(o, (&recogniser{f: f}).master())}
+	for _, x := range o.Conf.Findings(brokerconf.Site{Host: d.Host, Release: f.Release, Home: o.Host.Home, Addresses: []string{d.Address}}) {
+		l = append(l, "not taken over: "+x.Where+": "+x.What)
+	}
+	return l
 }
 
 func render(from *brokerconf.File, m *Member, target brokerconf.DLedgerTarget, release string) (Text, []string, error) {
@@ -118,20 +143,6 @@ func render(from *brokerconf.File, m *Member, target brokerconf.DLedgerTarget, r
 		return nil, nil, err
 	}
 	return f.Bytes(), why, nil
-}
-
-// placesFor are the store's root and the commit log that a new host gets: where the master has them.
-func placesFor(d *topology.Member, master *observe.Member) (root, commitLog string) {
-	from := master.Declared.InstallDir
-	return within(master.Settings.StoreRoot, from, d.InstallDir), within(master.Settings.StoreCommitLog, from, d.InstallDir)
-}
-
-// within moves a path from one installation into another; paths outside stay.
-func within(p, from, to string) string {
-	if rest, ok := strings.CutPrefix(p, from+"/"); ok {
-		return path.Join(to, rest)
-	}
-	return p
 }
 
 // Input is what a plan is made from.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/mod/semver"
 
+	"mqlift/internal/agent"
 	"mqlift/internal/brokerconf"
 	"mqlift/internal/diag"
 	"mqlift/internal/observe"
@@ -23,7 +25,8 @@ const (
 	spareDisk   = 1 << 30         // bytes left free beyond what is copied
 )
 
-// KindOf tells what a member is before the upgrade; "" when that cannot be told.
+// KindOf tells what a member is by itself; "" when that cannot be told. Recognise tells more, looking
+// at the others.
 func KindOf(m *observe.Member) Kind {
 	switch m.Role() {
 	case "dledger":
@@ -41,7 +44,7 @@ func KindOf(m *observe.Member) Kind {
 
 // Preflight says of everything that an apply depends on whether it is as it must be. It is pure.
 func Preflight(t *topology.Topology, g *topology.Group, f *observe.Facts) diag.Findings {
-	p := preflight{t: t, g: g, f: f}
+	p := preflight{t: t, g: g, f: f, is: Recognise(g, f)}
 	p.group()
 	for i := range f.Members {
 		p.member(&f.Members[i])
@@ -55,6 +58,7 @@ type preflight struct {
 	t     *topology.Topology
 	g     *topology.Group
 	f     *observe.Facts
+	is    *Recognition
 	found diag.Findings
 }
 
@@ -67,37 +71,30 @@ func (p *preflight) pass(check, host, format string, args ...any) {
 }
 
 // master is the one serving master, nil when there is not exactly one.
-func (p *preflight) master() *observe.Member {
-	var found *observe.Member
-	for i := range p.f.Members {
-		if KindOf(&p.f.Members[i]) == Master {
-			if found != nil {
-				return nil
-			}
-			found = &p.f.Members[i]
-		}
-	}
-	return found
-}
+func (p *preflight) master() *observe.Member { return (&recogniser{f: p.f}).master() }
 
 func (p *preflight) group() {
 	count := map[Kind]int{}
-	for i := range p.f.Members {
-		count[KindOf(&p.f.Members[i])]++
+	for _, kind := range p.is.Kinds {
+		count[kind]++
 	}
-	switch {
-	case count[DLedger] == len(p.f.Members):
+	p.found = append(p.found, p.is.Findings...)
+	switch p.is.State {
+	case Upgraded:
 		p.add(diag.Fail, "group.roles", "", "", "every member runs as DLedger already", "nothing is left to apply; `mqlift verify` proves the group, `mqlift failover` its failover")
 		return
-	case count[DLedger] > 0:
-		p.add(diag.Fail, "group.roles", "", "", fmt.Sprintf("%d of %d members run as DLedger and the others do not: an upgrade stopped half-way", count[DLedger], len(p.f.Members)),
-			"run `mqlift apply` where that run was started: its journal knows how to go on or back; a half-way state made by hand has to be brought back to master and slave first")
-	case count[Master] != 1:
-		p.add(diag.Fail, "group.roles", "", "", fmt.Sprintf("%d members answer as master, not one", count[Master]), "see below which brokers do not answer; start them, or mend the topology")
-	case count[Slave] == 0:
-		p.add(diag.Fail, "group.roles", "", "", "no member answers as slave", "the upgrade takes consume queues and index from a stopped slave: start one, or mend the topology")
+	case Impaired:
+		p.add(diag.Fail, "group.roles", "", "", p.is.Line, "no upgrade goes on from here: mend what is said below, then `mqlift verify`")
+	case Mixed, Stopped: // said already
 	default:
-		p.pass("group.roles", "", "1 master, %d slave(s), %d new host(s)", count[Slave], count[Fresh])
+		switch {
+		case count[Master] != 1:
+			p.add(diag.Fail, "group.roles", "", "", fmt.Sprintf("%d members answer as master, not one", count[Master]), "see below which brokers do not answer; start them, or mend the topology")
+		case count[Slave] == 0:
+			p.add(diag.Fail, "group.roles", "", "", "no member answers as slave", "the upgrade takes consume queues and index from a stopped slave: start one, or mend the topology")
+		default:
+			p.pass("group.roles", "", "1 master, %d slave(s), %d new host(s)", count[Slave], count[Fresh])
+		}
 	}
 	if quorum := p.g.Quorum(); count[Slave]+count[Fresh] < quorum && count[Master] == 1 {
 		p.add(diag.Fail, "group.quorum", "", p.g.Where("members"), fmt.Sprintf("without the old master %d members are left, and a quorum is %d", count[Slave]+count[Fresh], quorum), "add members: the new group has to elect a leader before the old master joins")
@@ -144,7 +141,7 @@ func releaseRisks(running string) diag.Findings {
 
 func (p *preflight) member(m *observe.Member) {
 	host, d := m.Declared.Host, m.Declared
-	kind := KindOf(m)
+	kind := p.is.Kinds[host]
 	if kind == DLedger {
 		p.pass("broker.role", host, "runs as DLedger peer %s", m.Live["dLegerSelfId"])
 		return
@@ -157,7 +154,7 @@ func (p *preflight) member(m *observe.Member) {
 		p.fresh(m)
 	case m.Process == nil && m.Runtime == nil:
 		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("has a broker.conf, but no broker runs on it and nothing answers at %s", m.Addr),
-			"start the broker and let it catch up; where the host is to be a new member, move the file away")
+			p.startAgain(m))
 	case m.Process == nil:
 		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("a broker answers at %s, but no process of this host was started with this file", m.Addr),
 			"set brokerConf in the topology to the file that the broker was started with (`-c`), and see that mqlift may read its processes")
@@ -223,8 +220,9 @@ func (p *preflight) fresh(m *observe.Member) {
 		if port == 0 {
 			port = master.Settings.ListenPort
 		}
-		root, log := placesFor(d, master)
+		root, log := observe.Places(d, master)
 		p.found = append(p.found, d.CheckStore(root, log)...)
+		p.copiedLog(m, log, master.Settings.MappedFileSizeCommitLog)
 	}
 	for _, l := range m.Host.Listeners {
 		if used := int(l.Address.Port()); used == port || used == port+1 || used == port-2 {
@@ -255,14 +253,8 @@ func (p *preflight) old(m *observe.Member) {
 			p.add(diag.Fail, "broker.drift", host, d.BrokerConf, fmt.Sprintf("the file gives %s=%s and the running broker has %s", set.Key, set.Value, live), "the file is not the one that the broker was started with, or was changed since: make them agree and restart this broker")
 		}
 	}
-	if s.DLedger {
-		p.add(diag.Fail, "broker.half", host, d.BrokerConf+":"+strconv.Itoa(m.Conf.Line("enableDLegerCommitLog")), "the file turns DLedger on and the running broker is in the old mode: an upgrade was begun by hand", "take enableDLegerCommitLog out again, so that the file is what runs, then plan anew")
-	}
 	if strings.Contains(s.StoreCommitLog, ",") {
 		p.add(diag.Fail, "store.commitlog", host, d.BrokerConf, "storePathCommitLog names several folders, which DLedger cannot take over", "bring the commit log into one folder first")
-	}
-	if m.Store != nil && len(m.Store.DLedger) > 0 {
-		p.add(diag.Fail, "store.dledger", host, m.Store.DLedger[0], fmt.Sprintf("%d dledger folder(s) of an earlier try: their first file decides where DLedger believes the old log to end", len(m.Store.DLedger)), "move them away: mv "+m.Store.DLedger[0]+" "+path.Join(path.Dir(m.Store.DLedger[0]), "old-"+path.Base(m.Store.DLedger[0])))
 	}
 	p.commitLog(m)
 	p.found = append(p.found, d.CheckStore(s.StoreRoot, s.StoreCommitLog)...)
@@ -274,30 +266,92 @@ func (p *preflight) old(m *observe.Member) {
 	}
 }
 
+// startAgain says how a member that is down comes back.
+func (p *preflight) startAgain(m *observe.Member) string {
+	const fresh = "; where the host is to be a new member, move the file away: a copy of the store that lies here is then made use of, and nothing of it is lost"
+	if _, prepared := m.Conf.Prepared(); !prepared {
+		return "start the broker and let it catch up" + fresh
+	}
+	return "start the broker in the old mode and let it catch up: " + (&recogniser{g: p.g, f: p.f}).oldAgain(m) + fresh
+}
+
+// strange says what a file, or a folder, in a commit log's folder has to do with the broker's start;
+// "" for a commit log file. A broker lists the folder and takes everything in it for its log: with one
+// entry of another length it does not start ("length not matched message store config value", exit -3),
+// nor with a name that is no number (MappedFileQueue.load, MappedFile.init, 4.5.2).
+func strange(e agent.Entry, size int64) (check, what string) {
+	switch named := len(e.Path) == 20 && strings.Trim(e.Path, "0123456789") == ""; {
+	case e.Mode.IsDir():
+		return "store.junk", "is a folder inside the commit log's folder"
+	case !named && strings.HasPrefix(e.Path, ".nfs"):
+		return "store.junk", "is what NFS keeps of a file that was deleted while a process has it open, in the commit log's folder"
+	case !named:
+		return "store.junk", "is no commit log file, and lies in the commit log's folder"
+	case e.Size != size:
+		return "store.fileSize", fmt.Sprintf("is %d bytes long, and mappedFileSizeCommitLog is %d", e.Size, size)
+	}
+	return "", ""
+}
+
+// noStart is what any of that means for a running broker.
+const noStart = `: the broker does not start again with it ("length not matched message store config value")`
+
 func (p *preflight) commitLog(m *observe.Member) {
-	host, dir := m.Declared.Host, m.Settings.StoreCommitLog
+	host, dir, size := m.Declared.Host, m.Settings.StoreCommitLog, m.Settings.MappedFileSizeCommitLog
 	var files int
 	bad := false
+	lengths := map[int64]int{}
 	for _, e := range m.Log {
-		switch {
-		case e.Mode.IsDir():
-			bad = true
-			p.add(diag.Fail, "store.junk", host, path.Join(dir, e.Path), "a folder inside the commit log's folder stops a broker from starting", "move it away")
-		case len(e.Path) != 20 || strings.Trim(e.Path, "0123456789") != "":
-			bad = true
-			p.add(diag.Fail, "store.junk", host, path.Join(dir, e.Path), "is no commit log file, and a broker that finds it there does not start", "move it away")
-		case e.Size != m.Settings.MappedFileSizeCommitLog:
-			bad = true
-			p.add(diag.Fail, "store.fileSize", host, path.Join(dir, e.Path), fmt.Sprintf("is %d bytes long, and mappedFileSizeCommitLog is %d", e.Size, m.Settings.MappedFileSizeCommitLog), "all files must have that length; see which of the two is right before the next restart")
-		default:
+		check, what := strange(e, size)
+		switch check {
+		case "":
 			files++
+			continue
+		case "store.fileSize":
+			lengths[e.Size]++
+		}
+		bad = true
+		if check == "store.junk" {
+			p.add(diag.Fail, check, host, path.Join(dir, e.Path), what+noStart, "move it away, to a folder outside of this one")
 		}
 	}
-	if !bad {
-		p.pass("store.commitlog", host, "%d files of %d bytes in %s", files, m.Settings.MappedFileSizeCommitLog, dir)
+	for _, length := range slices.Sorted(maps.Keys(lengths)) {
+		p.otherLength(m, length, lengths[length], files)
 	}
-	if master := p.master(); master != nil && master.Settings.MappedFileSizeCommitLog != m.Settings.MappedFileSizeCommitLog {
-		p.add(diag.Fail, "store.fileSize", host, m.Declared.BrokerConf, fmt.Sprintf("mappedFileSizeCommitLog is %d here and %d on the master", m.Settings.MappedFileSizeCommitLog, master.Settings.MappedFileSizeCommitLog), "DLedger needs the same file length on all members")
+	if !bad {
+		p.pass("store.commitlog", host, "%d files of %d bytes in %s", files, size, dir)
+	}
+	if master := p.master(); master != nil && master.Settings.MappedFileSizeCommitLog != size {
+		p.add(diag.Fail, "store.fileSize", host, at(m.Conf, "mappedFileSizeCommitLog"), fmt.Sprintf("mappedFileSizeCommitLog is %d here and %d on the master", size, master.Settings.MappedFileSizeCommitLog), "DLedger needs the same file length on all members, and it must be the one that the files have")
+	}
+}
+
+// otherLength is about files that have another length than the broker.conf says, all of one.
+func (p *preflight) otherLength(m *observe.Member, length int64, count, right int) {
+	dir, size := m.Settings.StoreCommitLog, m.Settings.MappedFileSizeCommitLog
+	if right == 0 { // it is the setting that is wrong
+		p.add(diag.Fail, "store.fileSize", m.Declared.Host, at(m.Conf, "mappedFileSizeCommitLog"),
+			fmt.Sprintf("mappedFileSizeCommitLog is %d, and all %d files in %s are %d bytes long%s", size, count, dir, length, noStart), fmt.Sprintf("write mappedFileSizeCommitLog=%d, which the files were made with", length))
+		return
+	}
+	for _, e := range m.Log {
+		if check, what := strange(e, size); check == "store.fileSize" && e.Size == length {
+			p.add(diag.Fail, check, m.Declared.Host, path.Join(dir, e.Path), what+noStart, "all files must have that length: a copy that was cut short goes away, a file of the broker's own has to be brought back whole")
+		}
+	}
+}
+
+// copiedLog is about a commit log that lies on a host without a broker: what is not as it must be is
+// moved aside, whatever it is.
+func (p *preflight) copiedLog(m *observe.Member, dir string, size int64) {
+	var odd []string
+	for _, e := range m.Log {
+		if check, what := strange(e, size); check != "" {
+			odd = append(odd, e.Path+" "+what)
+		}
+	}
+	if len(odd) > 0 {
+		p.add(diag.Warn, "store.junk", m.Declared.Host, dir, "the commit log that lies here is not one that a broker takes: "+strings.Join(odd, ", "), "nothing: the plan moves this folder aside and copies the master's log anew")
 	}
 }
 

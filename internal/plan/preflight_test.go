@@ -67,7 +67,7 @@ func down(m *observe.Member) {
 }
 
 func asDLedger(m *observe.Member) {
-	m.Live["enableDLegerCommitLog"], m.Live["dLegerSelfId"] = "true", m.Declared.Peer
+	maps.Copy(m.Live, map[string]string{"enableDLegerCommitLog": "true", "dLegerSelfId": m.Declared.Peer})
 }
 
 func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
@@ -78,11 +78,7 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		says  string   // in the first of them
 	}{
 		"every member is DLedger": {func(g *group) {
-			m := broker(g.t, &g.group().Members[2], strings.ReplaceAll(slaveConf, "192.168.0.221", "192.168.0.222"), nil, 12)
-			g.facts.Members[2] = m
-			for i := range g.facts.Members {
-				asDLedger(&g.facts.Members[i])
-			}
+			g.allDLedger()
 		}, []string{"fail group.roles"}, "every member runs as DLedger already"},
 		"an upgrade stopped half-way": {func(g *group) { asDLedger(g.member(b)) },
 			[]string{"fail group.roles", "fail group.quorum"}, "1 of 3 members run as DLedger and the others do not"},
@@ -122,7 +118,7 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		"the file is there and no broker": {func(g *group) {
 			g.member(b).Process = nil
 			down(g.member(b))
-		}, []string{"fail broker.running host-b", "fail group.roles", "fail group.quorum"}, "has a broker.conf, but no broker runs on it"},
+		}, []string{"fail broker.running host-b", "fail store.abort host-b", "fail group.roles", "fail group.quorum"}, "has a broker.conf, but no broker runs on it"},
 		"a broker on another file": {func(g *group) { g.member(b).Process = nil },
 			[]string{"fail broker.running host-b"}, "no process of this host was started with this file"},
 		"a broker that does not answer": {func(g *group) { down(g.member(b)) },
@@ -181,17 +177,26 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		"a broker that was started with something else": {func(g *group) {
 			g.member(a).Live["storePathCommitLog"] = "/data/commitlog"
 		}, []string{"fail broker.drift host-a"}, "the file gives storePathCommitLog=/opt/rocketmq-4.5.2/store/commitlog and the running broker has /data/commitlog"},
-		"an upgrade begun by hand": {func(g *group) {
-			reconf(g.t, g.member(b), strings.Replace(slaveConf, "brokerRole = SLAVE", "brokerRole = SLAVE\nenableDLegerCommitLog=true\ndLegerGroup=broker-a\ndLegerPeers=n0-192.168.0.220:40911;n1-192.168.0.221:40911;n2-192.168.0.222:40911\ndLegerSelfId=n1", 1))
-		}, []string{"fail broker.half host-b", "warn brokerconf.role host-b"}, "the file turns DLedger on and the running broker is in the old mode"},
 		"several commit log folders": {func(g *group) {
 			const folders = "/d1/log,/d2/log"
 			reconf(g.t, g.member(a), strings.Replace(masterConf, install+"/store/commitlog", folders, 1))
 			g.member(a).Live["storePathCommitLog"] = folders
 		}, []string{"fail store.commitlog host-a"}, "several folders"},
 		"ledgers of an earlier try": {func(g *group) {
-			g.member(b).Store.DLedger = []string{install + "/store/dledger_store/dledger-n1"}
-		}, []string{"fail store.dledger host-b"}, "1 dledger folder(s) of an earlier try"},
+			g.member(b).Store.Ledgers = []agent.Ledger{{Path: install + "/store/dledger_store/dledger-n1", Divided: gib}}
+		}, []string{"warn store.dledger host-b"}, "to which nothing was written"},
+		"ledgers below the old root": {func(g *group) {
+			g.member(b).Store.Ledgers = []agent.Ledger{{Path: install + "/store/dledger-n1", Divided: gib}}
+		}, []string{"warn store.dledger host-b"}, "to which nothing was written"},
+		"ledgers that were written to": {func(g *group) {
+			g.member(b).Store.Ledgers = []agent.Ledger{{Path: install + "/store/dledger_store/dledger-n1", Divided: gib, Entries: 12,
+				First: time.UnixMilli(1700000000000), Last: time.UnixMilli(1700000100000)}}
+		}, []string{"fail store.dledger host-b"}, "holds 12 message(s) stored from 2023-11-14T22:13:20Z to 2023-11-14T22:15:00Z"},
+		"a new root that was prepared": {func(g *group) {
+			tree := g.member(b).Trees[install+"/store/dledger_store"]
+			tree.Exists = true
+			g.member(b).Trees[install+"/store/dledger_store"] = tree
+		}, []string{"warn adopt.root host-b"}, "topics, groups and offsets have moved on since"},
 		"a folder in the commit log": {func(g *group) {
 			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: "backup", Mode: fs.ModeDir | 0o755})
 		}, []string{"fail store.junk host-a"}, "a folder inside the commit log's folder"},
@@ -207,6 +212,19 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 				g.member(b).Log[i].Size = 1 << 20
 			}
 		}, []string{"fail store.fileSize host-b"}, "mappedFileSizeCommitLog is 1048576 here and 1073741824 on the master"},
+		"a file length that no file has": {func(g *group) {
+			reconf(g.t, g.member(a), masterConf+"mappedFileSizeCommitLog=1048576\n")
+			g.member(a).Live["mappedFileSizeCommitLog"] = "1048576"
+		}, []string{"fail store.fileSize host-a", "fail store.fileSize host-b"}, "mappedFileSizeCommitLog is 1048576, and all 3 files in " + install + "/store/commitlog are 1073741824 bytes long: the broker does not start again with it"},
+		"an editor's swap file": {func(g *group) {
+			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: ".00000000000000000000.swp", Size: 12288})
+		}, []string{"fail store.junk host-a"}, "is no commit log file"},
+		"lost+found": {func(g *group) {
+			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: "lost+found", Mode: fs.ModeDir | 0o700})
+		}, []string{"fail store.junk host-a"}, "a folder inside the commit log's folder"},
+		"what NFS keeps": {func(g *group) {
+			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: ".nfs000000000012", Size: gib})
+		}, []string{"fail store.junk host-a"}, "is what NFS keeps"},
 		"the new root in the old log": {func(g *group) {
 			g.declare(strings.Replace(topologyText, "javaHome:", "dledgerRoot: /data/log/new\n  javaHome:", 1))
 			for host, conf := range map[string]string{a: masterConf, b: slaveConf} {
@@ -314,13 +332,18 @@ func TestPreflightOfTheSameFactsSaysTheSame(t *testing.T) {
 func TestThePlaceThatLedgersAreToBeMovedToIsNotFoundAgain(t *testing.T) {
 	g := healthy(t)
 	const ledger = install + "/store/dledger_store/dledger-n1"
-	g.member("host-b").Store.DLedger = []string{ledger}
+	g.member("host-b").Store.Ledgers = []agent.Ledger{{Path: ledger, Divided: gib, Entries: 1}}
+	found := false
 	for _, f := range g.preflight() {
 		if f.Check != "store.dledger" {
 			continue
 		}
-		if want := "move them away: mv " + ledger + " " + install + "/store/dledger_store/old-dledger-n1"; f.Where != ledger || f.Do != want {
+		found = true
+		if want := "mv " + ledger + " " + install + "/store/dledger_store/old-dledger-n1"; f.Where != ledger || !strings.Contains(f.Do, want) {
 			t.Errorf("%+v", f)
 		}
+	}
+	if !found {
+		t.Error("the ledger is not found")
 	}
 }

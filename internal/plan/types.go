@@ -71,11 +71,14 @@ type Member struct {
 	OldRoot     string `json:"oldRoot"`     // storePathRootDir before
 	NewRoot     string `json:"newRoot"`     // storePathRootDir after
 
-	ConfPath   string      `json:"confPath"`
-	ConfMode   fs.FileMode `json:"confMode"`   // of the file, or what a new one gets
-	OldConf    Text        `json:"oldConf"`    // before; empty where there is none
-	ClosedConf Text        `json:"closedConf"` // for the first start, writes closed
-	NewConf    Text        `json:"newConf"`    // afterwards
+	ConfPath string      `json:"confPath"`
+	ConfMode fs.FileMode `json:"confMode"` // of the file, or what a new one gets
+	OldConf  Text        `json:"oldConf"`  // before; empty where there is none
+	// FoundConf is what lies there instead of OldConf: edited for DLedger by hand while the broker goes
+	// on in the old mode, or copied from another member. It is kept beside, and put back by an undo.
+	FoundConf  Text `json:"foundConf,omitempty"`
+	ClosedConf Text `json:"closedConf"` // for the first start, writes closed
+	NewConf    Text `json:"newConf"`    // afterwards
 	// FencedConf is the old master's while it is stopped for good: in the old mode, writes closed.
 	FencedConf Text   `json:"fencedConf,omitempty"`
 	Diff       string `json:"diff"` // unified, OldConf to NewConf

@@ -62,6 +62,7 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 	if err != nil {
 		return err
 	}
+	odd := have.Findings.Err()
 	if len(have.Files) > 0 && have.End > have.First {
 		ref, err := m.inspect(ctx, e, store.Options{To: min(have.End, end)}, "reading the commit log")
 		if err != nil {
@@ -74,6 +75,9 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 			}
 		}
 		from = equalUpTo(have, ref)
+		if odd == nil && from < have.End {
+			odd = fmt.Errorf("it differs from the master's after offset %d", from)
+		}
 		if from < have.End && n.Kind == plan.Slave {
 			// Its consume queues and index belong to the log that is written over now. They go aside at
 			// once, so that neither a later try nor the old mode ever takes them for right.
@@ -84,6 +88,15 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 			}
 			e.note(n.Host, "its log differs from the master's within the %s after offset %d: the master's bytes are written over it, and its consume queues and index are built anew", view.Bytes(store.ChunkSize), from)
 		}
+	}
+	if n.Kind == plan.Fresh && odd != nil {
+		// Whatever it is that somebody left here, and whatever it holds, it is not written over.
+		to, err := n.Agent.MoveAside(ctx, n.CommitLog, e.State.Run)
+		if err != nil {
+			return err
+		}
+		e.note(n.Host, "the commit log that lay here is no beginning of the master's and was moved aside to %s (%v)", to, odd)
+		from = 0
 	}
 	if from >= end {
 		return nil

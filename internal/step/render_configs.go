@@ -19,15 +19,20 @@ import (
 // name that says which run it was.
 type renderConfigs struct{}
 
-func (renderConfigs) Name() string     { return "render-configs" }
-func (renderConfigs) Title() string    { return "write the new broker.conf beside the old one" }
-func (renderConfigs) UndoText() string { return "remove the files beside broker.conf" }
+func (renderConfigs) Name() string  { return "render-configs" }
+func (renderConfigs) Title() string { return "write the new broker.conf beside the old one" }
+func (renderConfigs) UndoText() string {
+	return "remove the files beside broker.conf, put back one that was prepared by hand"
+}
 func (renderConfigs) Requirement() playbook.Requirement {
 	return playbook.Requirement{Needs: []string{"locked", "installed"}, Proves: []string{"configs"}}
 }
 
 func renderedPath(m *plan.Member) string           { return m.ConfPath + ".mqlift-new" }
 func backupPath(m *plan.Member, run string) string { return m.ConfPath + ".before-" + run }
+
+// foundPath keeps a broker.conf that somebody prepared by hand and no broker of the old group runs on.
+func foundPath(m *plan.Member, run string) string { return m.ConfPath + ".found-" + run }
 
 func (renderConfigs) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
@@ -37,6 +42,13 @@ func (renderConfigs) Describe(p *plan.Plan) []plan.Action {
 			text += ", keep the old file as " + backupPath(m, "RUN")
 		}
 		l = append(l, plan.Action{Host: m.Host, Text: text})
+		switch {
+		case len(m.FoundConf) == 0:
+		case m.Kind == plan.Fresh:
+			l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("move the copied %s to %s", m.ConfPath, foundPath(m, "RUN"))})
+		default:
+			l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("keep %s, which was edited by hand, as %s, and put back what the running broker was started on", m.ConfPath, foundPath(m, "RUN"))})
+		}
 	}
 	return l
 }
@@ -46,6 +58,9 @@ func (renderConfigs) Done(context.Context, *Env) (bool, string, error) { return 
 func (renderConfigs) Do(ctx context.Context, e *Env) error {
 	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
 		if err := n.Remote.WriteFile(ctx, renderedPath(n.Member), n.NewConf, n.ConfMode); err != nil {
+			return err
+		}
+		if err := e.setFoundAside(ctx, n); err != nil {
 			return err
 		}
 		if n.Kind == plan.Fresh {
@@ -64,8 +79,39 @@ func (renderConfigs) Undo(ctx context.Context, e *Env) error {
 		return err
 	}
 	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		if len(n.FoundConf) > 0 {
+			if err := e.useConf(ctx, n, n.FoundConf, "one that was found here"); err != nil {
+				return err
+			}
+			if err := removeIfThere(ctx, n, foundPath(n.Member, e.State.Run)); err != nil {
+				return err
+			}
+		}
 		return removeIfThere(ctx, n, backupPath(n.Member, e.State.Run))
 	})
+}
+
+// setFoundAside keeps a broker.conf that was prepared by hand under another name and makes the host's file
+// what it is in the old mode: what the running broker was started on, or none. From here on the run need
+// not know of it.
+func (e *Env) setFoundAside(ctx context.Context, n *Node) error {
+	if len(n.FoundConf) == 0 {
+		return nil
+	}
+	if err := n.Remote.WriteFile(ctx, foundPath(n.Member, e.State.Run), n.FoundConf, n.ConfMode); err != nil {
+		return err
+	}
+	now, err := n.Remote.ReadFile(ctx, n.ConfPath)
+	switch {
+	case isNotExist(err):
+		return nil // an installation that was not whole was brought anew, without it
+	case err != nil:
+		return err
+	case !bytes.Equal(now, n.FoundConf):
+		return nil // from this run's earlier try; what stands there by now may be newer
+	}
+	e.action(n.Host, "%s, prepared by hand, kept as %s", n.ConfPath, foundPath(n.Member, e.State.Run))
+	return e.restoreOldConf(ctx, n)
 }
 
 func removeRendered(ctx context.Context, e *Env) error {
