@@ -96,7 +96,7 @@ func List(dir string, fileSize int64) ([]LogFile, int64, diag.Findings, error) {
 		switch {
 		case f.Size != fileSize || f.Size == 0:
 			fail("store.length", f.Name, fmt.Sprintf("this file has %d bytes, a commit log file has %d here, and a broker does not start with it", f.Size, fileSize),
-				"compare mappedFileSizeCommitLog in broker.conf; if that is right, move the file away")
+				"compare mappedFileSizeCommitLog in broker.conf; if that is right, bring the file from another copy, or move it away when no message is in it")
 			continue
 		case f.Base%fileSize != 0:
 			fail("store.alignment", f.Name, fmt.Sprintf("the file's offset is no multiple of its length %d", fileSize),

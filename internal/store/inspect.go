@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -186,6 +187,9 @@ type fileWalk struct {
 	chunks   []Chunk
 	samples  []Sample
 	trailing [2]int64 // first and one past the last byte that is not zero, after stop; equal when there is none
+	// following are whole messages after stop, which no walk reaches: how many, and where the first is.
+	following      int64
+	firstFollowing int64
 }
 
 func (w *walker) walkAll(ctx context.Context, files []LogFile) ([]fileWalk, error) {
@@ -380,8 +384,8 @@ func (w *walker) walkMapped(ctx context.Context, f LogFile, file *os.File, b []b
 	if err := w.checkRange(f, r); err != nil {
 		return err
 	}
-	if !r.sealed && to == int64(len(b)) && r.stop < to {
-		return r.findTrailing(ctx, file, b)
+	if to == int64(len(b)) && r.stop < to {
+		return r.lookBehind(ctx, file, b, f.Base)
 	}
 	return nil
 }
@@ -438,11 +442,17 @@ func stopReason(b []byte, err error) string {
 	return err.Error()
 }
 
-// findTrailing looks for anything but zeros after the walk's stop.
-func (r *fileWalk) findTrailing(ctx context.Context, file *os.File, b []byte) error {
+// lookBehind looks for anything but zeros after the walk's stop, and for whole messages there: a walk
+// ends at the first byte that is no message, and a starting broker cuts off what is behind it. Behind an
+// end-of-file mark only messages count, the rest is left over from the broker's buffer.
+func (r *fileWalk) lookBehind(ctx context.Context, file *os.File, b []byte, base int64) error {
 	size := int64(len(b))
 	const step = 1 << 20
-	for pos := r.stop; pos < size; {
+	from := r.stop
+	if r.sealed {
+		from += blankSize
+	}
+	for pos := from; pos < size; {
 		data, err := dataFrom(file, pos, size)
 		if err != nil {
 			return err
@@ -458,16 +468,61 @@ func (r *fileWalk) findTrailing(ctx context.Context, file *os.File, b []byte) er
 				return context.Cause(ctx)
 			}
 			part := b[at:min(at+step, hole)]
-			if first := firstNonZero(part); first >= 0 {
+			first := firstNonZero(part)
+			if first < 0 {
+				continue
+			}
+			if !r.sealed {
 				if r.trailing[1] == 0 {
 					r.trailing[0] = at + int64(first)
 				}
 				r.trailing[1] = at + int64(lastNonZero(part)) + 1
 			}
+			if r.cut < 0 { // else they were counted on the way
+				r.findMessages(b, max(from, at-magicAt), min(at+step, hole), base)
+			}
 		}
 		pos = hole
 	}
+	if _, err := message.LayoutOf(b[r.stop:]); err == nil && r.cut < 0 {
+		r.following = 0 // written meanwhile: the log went on
+	}
 	return nil
+}
+
+// magicAt is where a message's magic stands in it.
+const magicAt = 4
+
+// findMessages counts whole messages of which the magic begins in b[from:to], each at the offset that it
+// says, so that a message within a body is not taken for one, and none older than the last one before
+// the stop: a broker that cut its log and went on leaves such ones behind its end.
+func (r *fileWalk) findMessages(b []byte, from, to, base int64) {
+	var magics [2][4]byte
+	binary.BigEndian.PutUint32(magics[0][:], message.Magic)
+	binary.BigEndian.PutUint32(magics[1][:], message.MagicV2)
+	window := b[from:min(to+magicAt-1, int64(len(b)))]
+	for _, magic := range magics {
+		for at := 0; ; at++ {
+			i := bytes.Index(window[at:], magic[:])
+			if i < 0 {
+				break
+			}
+			at += i
+			start := from + int64(at) - magicAt
+			if start < r.stop {
+				continue
+			}
+			m := b[start:]
+			l, err := message.LayoutOf(m)
+			if err != nil || l.PhysicalOffset(m) != base+start || !l.BodyIntact(m) || l.Stored(m) < r.stored {
+				continue
+			}
+			if r.following == 0 || base+start < r.firstFollowing {
+				r.firstFollowing = base + start
+			}
+			r.following++
+		}
+	}
 }
 
 var zeroPage [4096]byte
@@ -652,19 +707,36 @@ func (in *Inspection) damage(f LogFile, w *fileWalk) {
 	where := filepath.Join(in.Dir, f.Name)
 	if n := len(w.damaged); n > 0 {
 		in.Findings.Add(diag.Finding{Check: "store.crc", Severity: diag.Fail, Where: where,
-			What: fmt.Sprintf("%d messages have a body that does not match its CRC, the first one at offset %d", n, w.damaged[0]),
+			What: fmt.Sprintf("%s a body that does not match its CRC, the first one at offset %d", count(int64(n), "message has", "messages have"), w.damaged[0]),
 			Do:   "bring this file from another copy, and inspect again"})
 	}
 	if n := len(w.moved); n > 0 {
 		in.Findings.Add(diag.Finding{Check: "store.offset", Severity: diag.Fail, Where: where,
-			What: fmt.Sprintf("%d messages say that they stand elsewhere, the first one at offset %d", n, w.moved[0]),
+			What: fmt.Sprintf("%s elsewhere, the first one at offset %d", count(int64(n), "message says that it stands", "messages say that they stand"), w.moved[0]),
 			Do:   "this file was renamed or put together wrongly: bring it from another copy"})
+	}
+	if w.following > 0 {
+		why := w.why
+		if w.sealed {
+			why = "an end-of-file mark"
+		}
+		in.Findings.Add(diag.Finding{Check: "store.unreadable", Severity: diag.Fail, Where: where,
+			What: fmt.Sprintf("the log breaks off at offset %d (%s) and %s in this file, the first at offset %d: a starting broker does not see them",
+				f.Base+w.stop, why, count(w.following, "whole message follows", "whole messages follow"), w.firstFollowing),
+			Do: "bring this file from another copy, and inspect again; until then do not restart the broker"})
 	}
 	if w.cut >= 0 && w.afterCut > 0 {
 		in.Findings.Add(diag.Finding{Check: "store.crc", Severity: diag.Fail, Where: where,
-			What: fmt.Sprintf("the message at offset %d has a body that does not match its CRC: a starting broker cuts the log there and loses the %d messages that follow in this file", f.Base+w.cut, w.afterCut),
+			What: fmt.Sprintf("the message at offset %d has a body that does not match its CRC: a starting broker cuts the log there and loses the %s in this file", f.Base+w.cut, count(w.afterCut, "message that follows", "messages that follow")),
 			Do:   "bring this file from another copy, and inspect again"})
 	}
+}
+
+func count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // trailing adds findings about what stands after End.
@@ -685,7 +757,7 @@ func (in *Inspection) trailing(endFile int, walks []fileWalk) {
 			Do:   "a starting broker deletes it; move it away if it is not wanted"}
 		if w.messages > 0 {
 			finding.Severity = diag.Fail
-			finding.What = fmt.Sprintf("the log ends at %d (%s), before this file, which holds %d messages that a starting broker deletes", in.End, walks[endFile].why, w.messages)
+			finding.What = fmt.Sprintf("the log ends at %d (%s), before this file, which holds %s that a starting broker deletes", in.End, walks[endFile].why, count(w.messages, "message", "messages"))
 			finding.Do = "bring the file in which the log ends from another copy, and inspect again"
 		}
 		in.Findings.Add(finding)

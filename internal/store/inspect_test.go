@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -311,6 +312,44 @@ func TestFilesThatKeepABrokerFromStarting(t *testing.T) {
 		storetest.New(t, dir, fileSize, 0)
 		wantFinding(t, inspect(t, dir, store.Options{FileSize: 2 * fileSize}), "store.length", diag.Fail)
 	})
+}
+
+// A broker that was killed with its system, and cut its log at the next start, writes over what was behind
+// the cut and leaves the rest of it.
+func TestMessagesOfBeforeACutAreNoDamage(t *testing.T) {
+	const fileSize = 1 << 16
+	old := storetest.New(t, filepath.Join(t.TempDir(), "commitlog"), fileSize, 0)
+	old.Fill(40, "topic", "k", 400)
+	data, err := os.ReadFile(filepath.Join(old.Dir, store.FileName(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name     string
+		stored   int64 // of the message written over the cut
+		severity diag.Severity
+	}{{"later", 1600000000000, diag.Warn}, {"earlier than what follows", 1500000000000, diag.Fail}} {
+		t.Run(c.name, func(t *testing.T) {
+			l := storetest.New(t, filepath.Join(t.TempDir(), "commitlog"), fileSize, 0)
+			path := filepath.Join(l.Dir, store.FileName(0))
+			if err := os.WriteFile(path, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			l.End = old.Messages[20].PhysicalOffset
+			l.Append(message.Message{Topic: "topic", Body: make([]byte, 33), Stored: time.UnixMilli(c.stored)})
+			in := inspect(t, l.Dir, store.Options{})
+			if in.End != l.End {
+				t.Errorf("end %d, want %d", in.End, l.End)
+			}
+			worst := diag.Pass
+			for _, f := range in.Findings {
+				worst = max(worst, f.Severity)
+			}
+			if worst != c.severity {
+				t.Errorf("findings %v, want %s", in.Findings, c.severity)
+			}
+		})
+	}
 }
 
 func TestEmptyAndMissingFolders(t *testing.T) {
