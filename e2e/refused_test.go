@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io/fs"
@@ -19,8 +18,8 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"mqlift/internal/diag"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/lab"
-	"mqlift/internal/step"
 )
 
 // Whatever is refused is refused before anything is touched, and said with where it is and what to do
@@ -222,16 +221,25 @@ func lockedByOther(t *testing.T, b *bench) {
 	dir := filepath.Join(b.host("host-b").InstallDir, ".mqlift")
 	must(t, os.MkdirAll(dir, 0o700))
 	defer os.RemoveAll(dir)
-	held := step.Lock{Group: group, Run: "run-20260101-013000", Operator: "alice", From: "bastion-2", Since: time.Date(2026, 1, 1, 1, 30, 0, 0, time.UTC)}
-	data, err := json.Marshal(held)
+	held := grouplock.Lock{Group: group, Run: "run-20260101-013000", Operator: "alice", From: "bastion-2", Since: time.Date(2026, 1, 1, 1, 30, 0, 0, time.UTC)}
+	data, err := held.Encode()
 	must(t, err)
-	file := filepath.Join(dir, group+".lock")
+	file := grouplock.Path(dir, group)
 	must(t, os.WriteFile(file, data, 0o600))
+	b.unchanged(t, func() { // it has just been written: whoever wrote it lives
+		b.run(t, call{}, "apply", "--yes").wants(t, 8, "it lives", "cannot be broken")
+		b.run(t, call{}, "apply", "--yes", "--break-lock", held.Run).wants(t, 8, "it lives", "cannot be broken")
+	})
+	old := time.Now().Add(-time.Hour)
+	must(t, os.Chtimes(file, old, old))
 	b.unchanged(t, func() {
-		b.run(t, call{}, "apply", "--yes").wants(t, 8, "host-b", file, "alice", "bastion-2", "2026-01-01T01:30:00Z", "--break-lock")
+		b.run(t, call{}, "apply", "--yes").wants(t, 8, "host-b", file, "alice", "bastion-2", "2026-01-01T01:30:00Z", "no sign of life since", "--break-lock "+held.Run)
+		b.run(t, call{}, "apply", "--yes", "--break-lock", "run-20260101-013001").wants(t, 8, "--break-lock names another run")
 		b.run(t, call{}, "apply", "--dry-run").wants(t, 0, "nothing was changed")
 		b.run(t, call{}, "check").wants(t, 0, "group.lock", "alice", "bastion-2")
-		if o := b.run(t, call{}, "status"); strings.Contains(o.text, "cut short") {
+		o := b.run(t, call{}, "status")
+		o.wants(t, 0, "alice", "bastion-2", "no sign of life since")
+		if strings.Contains(o.text, "cut short") {
 			t.Errorf("a run that was refused counts as an unfinished one:\n%s", o.text)
 		}
 	})
@@ -248,7 +256,7 @@ func declined(t *testing.T, b *bench) {
 	before := len(runs())
 	b.unchanged(t, func() {
 		for _, answer := range []string{"no\n", "", "yes, please\n"} {
-			b.run(t, call{stdin: answer}, "apply").wants(t, 1, "Type yes", "not confirmed")
+			b.run(t, call{stdin: answer}, "apply").wants(t, 3, "Type yes", "not confirmed")
 		}
 	})
 	if after := runs(); len(after) != before {

@@ -16,8 +16,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"mqlift/internal/event"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/probe"
+	"mqlift/internal/remote"
 	"mqlift/internal/run"
 	"mqlift/internal/step"
 	"mqlift/internal/view"
@@ -30,14 +32,16 @@ type applyOptions struct {
 	Yes        bool
 	Ask        bool
 	NoFailover bool
-	BreakLock  bool
+	BreakLock  string
 	Keys       []string
 	PlanFile   string
 	Report     string
+
+	stopping *interrupts
 }
 
-func newApplyCommand() *cobra.Command {
-	var o applyOptions
+func newApplyCommand(stopping *interrupts) *cobra.Command {
+	o := applyOptions{stopping: stopping}
 	cmd := &cobra.Command{
 		Use:   "apply [PLAN]",
 		Short: "Carry out the upgrade: a saved plan, or the one that fits what is true now",
@@ -46,12 +50,20 @@ before writes were opened, everything is undone and the old group serves as befo
 is undone, and running apply again goes on from where it stopped. A run that was killed is taken up by
 the next apply: undone first while writes had not been opened, gone on with otherwise.
 
+The first Ctrl-C (or SIGTERM, or the loss of the terminal) stops at the next safe place and says where
+that is. A second one ends apply at once, names what is temporary at that moment, and leaves it to the
+next apply.
+
+While it works, a lock on every host keeps other runs off the group. The lock of a run that lives cannot
+be broken; that of a dead or silent one with --break-lock and its name, where its own journal is lost.
+
 With a saved PLAN exactly that is done, and refused when the cluster has moved away from it.
 Without one the plan is shown and asked about. --dry-run only says what each step would do on
 which host.
 
-Exit codes: 3 refused, nothing changed · 4 failed and undone · 5 failed after writes were opened, or not
-all could be undone · 7 the plan is stale · 8 another run holds the group · 130 stopped by Ctrl-C, undone.`,
+Exit codes: 3 refused or not confirmed, nothing changed · 4 failed, or not confirmed by --ask-before-open,
+and undone · 5 failed or stopped after writes were opened, or not all could be undone · 7 the plan is stale ·
+8 another run holds the group · 130 stopped by Ctrl-C and undone; by the second one, with what is left named.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -67,7 +79,7 @@ all could be undone · 7 the plan is stale · 8 another run holds the group · 1
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask at the start")
 	cmd.Flags().BoolVar(&o.Ask, "ask-before-open", false, "ask once more at the last point where going back is free; sends are refused while it waits")
 	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with `mqlift failover`")
-	cmd.Flags().BoolVar(&o.BreakLock, "break-lock", false, "take over the lock of a run that is dead")
+	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead or silent; refused while it lives")
 	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
 	cmd.Flags().StringVar(&o.Report, "report", "", "write what was done and measured to this `file` as JSON")
 	return cmd
@@ -77,7 +89,7 @@ func defaultStateDir() string {
 	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
 		return filepath.Join(dir, "mqlift")
 	}
-	home, err := os.UserHomeDir()
+	home, err := remote.Home()
 	if err != nil {
 		return ".mqlift"
 	}
@@ -106,13 +118,20 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 
 	console := dialogue{keys: keys, in: bufio.NewReader(in), out: out}
 	dir := filepath.Join(o.StateDir, "runs", s.group.Name)
-	unfinished, err := run.Unfinished(dir)
-	if err != nil {
-		return err
-	}
-	if unfinished != nil && !o.DryRun {
-		if err := o.resume(ctx, s, unfinished, console); err != nil || unfinished.Opened() {
+	if !o.DryRun {
+		held, herr := hold(ctx, dir, "apply")
+		if herr != nil {
+			return herr
+		}
+		defer func() { err = errors.Join(err, held.Release()) }()
+		unfinished, err := run.Unfinished(dir)
+		if err != nil {
 			return err
+		}
+		if unfinished != nil {
+			if err := o.resume(ctx, s, unfinished, console); err != nil || unfinished.Opened() {
+				return err
+			}
 		}
 	}
 
@@ -120,9 +139,18 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	if err != nil {
 		return err
 	}
+	// Before the plan: what an upgrade in the middle looks like is no fault to be mended by hand.
+	lock := facts.Lock()
+	if lock != nil && !o.DryRun && !lock.Breakable(o.BreakLock) {
+		return &grouplock.Error{Held: lock, Named: o.BreakLock}
+	}
 	p, err := s.plan(facts)
 	if err != nil {
-		return shownFindings(errOut, o.target, err)
+		err = shownFindings(errOut, o.target, err)
+		if lock != nil && !o.DryRun {
+			return errors.Join(err, printErr(errOut, "mqlift: the lock of run %s was not taken over, since the hosts are not as before that run: what it began has to be undone first, or gone on with, from its journal on %s\n", lock.Run, lock.From))
+		}
+		return err
 	}
 	if saved != nil {
 		if err := plan.CheckFresh(saved, p); err != nil {
@@ -149,7 +177,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return err
 	}
 	state := &step.State{Run: id, Started: time.Now()}
-	return o.walk(ctx, s, p, state, store, console, func(w *run.Walk) error { return w.Run(ctx) })
+	return o.walk(ctx, s, p, state, store, console, (*run.Walk).Run)
 }
 
 // dialogue is what the operator gave and how to ask for more.
@@ -170,7 +198,7 @@ func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dia
 	if u.Opened() && p.Playbook != s.playbook.Name {
 		return &usageError{fmt.Errorf("run %s was begun with playbook %s: give the same one", u.State.Run, p.Playbook)}
 	}
-	return o.walk(ctx, s, p, u.State, u.Dir, k, func(w *run.Walk) error {
+	return o.walk(ctx, s, p, u.State, u.Dir, k, func(w *run.Walk, ctx context.Context) error {
 		if u.Opened() {
 			return w.Continue(ctx, u)
 		}
@@ -178,7 +206,7 @@ func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dia
 	})
 }
 
-func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, k dialogue, do func(*run.Walk) error) (err error) {
+func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state *step.State, dir string, k dialogue, do func(*run.Walk, context.Context) error) (err error) {
 	journal, _, err := run.OpenJournal(filepath.Join(dir, "journal.jsonl"), state.Run)
 	if err != nil {
 		return err
@@ -191,7 +219,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	defer func() { err = errors.Join(err, closeLog()) }()
 
 	operator, from := whoAmI()
-	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from}
+	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from, Dir: dir}
 	if o.Ask {
 		opts.Decide = func(ctx context.Context, d step.Decision) error {
 			return ask(ctx, k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",
@@ -202,11 +230,22 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	if err != nil {
 		return err
 	}
-	env.Reconnect = func(ctx context.Context) error { return s.reconnect(ctx, env.Nodes) }
 	env.Save = func() error { return journal.Append(run.StateSaved, "", "", "", state) }
 	w := &run.Walk{Playbook: s.playbook, Env: env, Journal: journal}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	keeper := env.KeepLock(ctx, cancel)
+	env.Reconnect = func(ctx context.Context) error {
+		defer keeper.Reconnected()
+		return s.reconnect(ctx, env.Nodes)
+	}
+	over := o.stopping.during(func() {
+		emit(event.Event{Time: time.Now(), Kind: event.Note, Text: w.Stopping()})
+	}, w.Abandoned)
 	watch := s.watchReads(ctx, env)
-	err = do(w)
+	err = do(w, ctx)
+	over()
+	keeper.Stop()
 	reads := watch.stop()
 	if rerr := o.report(k.out, dir, p, state, reads, err); rerr != nil {
 		err = errors.Join(err, rerr)

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"mqlift/internal/agent"
 	"mqlift/internal/diag"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/run"
 	"mqlift/internal/step"
@@ -25,28 +24,26 @@ const (
 	exitOK       = 0   // done, and checked
 	exitFailed   = 1   // failed in another way than below
 	exitUsage    = 2   // the command line, a file or the topology is wrong; nothing was touched
-	exitRefused  = 3   // preflight, or a host that cannot be reached; nothing was changed
+	exitRefused  = 3   // preflight, a host that cannot be reached, or a plan not confirmed; nothing was changed
 	exitUndone   = 4   // apply failed, all was undone: the old group serves
 	exitPast     = 5   // apply failed after writes were opened, or not all could be undone: look at it now
 	exitUnproven = 6   // verify or failover: a promise did not hold
 	exitStale    = 7   // the cluster has moved away from the saved plan
 	exitLocked   = 8   // another run holds the group
-	exitStopped  = 130 // Ctrl-C; what was done is undone or named
+	exitStopped  = 130 // Ctrl-C; what was done is undone, or, on the second one, named
 )
 
 func main() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // Main runs mqlift and returns its exit code.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // a closed terminal must not end an upgrade in the middle
-	go func() {
-		<-ctx.Done()
-		stop() // a second signal ends the program at once
-		signal.Ignore(syscall.SIGHUP)
-	}()
-	cmd := newRootCommand()
+	var stopping interrupts
+	if len(args) == 0 || args[0] != "agent" { // what runs on a host cleans up first, whoever calls how often
+		defer stopping.watch(stop, stderr)()
+	}
+	cmd := newRootCommand(&stopping)
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
 	cmd.SetOut(stdout)
@@ -84,24 +81,31 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func exitCode(err error, stopped bool) int {
 	var (
-		shown  *shownError
-		usage  *usageError
-		failed *run.Failure
-		stale  *plan.StaleError
-		locked *step.LockedError
-		found  *diag.Error
+		shown    *shownError
+		usage    *usageError
+		failed   *run.Failure
+		stale    *plan.StaleError
+		locked   *grouplock.Error
+		busy     *run.BusyError
+		lost     *step.LostLockError
+		declined *declinedError
+		found    *diag.Error
 	)
 	switch {
 	case errors.As(err, &shown):
 		return shown.code
+	case errors.As(err, &lost):
+		return exitLocked
 	case errors.As(err, &failed) && (failed.Past || failed.UndoErr != nil):
 		return exitPast
 	case stopped || errors.Is(err, context.Canceled):
 		return exitStopped
-	case errors.As(err, &locked):
+	case errors.As(err, &locked), errors.As(err, &busy):
 		return exitLocked
 	case errors.As(err, &failed):
 		return exitUndone
+	case errors.As(err, &declined):
+		return exitRefused
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &stale):
@@ -127,7 +131,7 @@ func isInput(check string) bool {
 	return false
 }
 
-func newRootCommand() *cobra.Command {
+func newRootCommand(stopping *interrupts) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mqlift",
 		Short: "Move a RocketMQ master/slave broker group to DLedger, and prove that nothing was lost",
@@ -146,7 +150,7 @@ Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
-		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(), newVerifyCommand(), newFailoverCommand(),
+		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(stopping), newVerifyCommand(), newFailoverCommand(stopping),
 		newStatusCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
 	)
 	return cmd

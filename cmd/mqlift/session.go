@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,7 @@ import (
 	"mqlift/internal/probe"
 	"mqlift/internal/remote"
 	"mqlift/internal/rocketmq"
+	"mqlift/internal/run"
 	"mqlift/internal/step"
 	"mqlift/internal/topology"
 	"mqlift/internal/view"
@@ -207,8 +210,17 @@ func (s *session) running(facts *observe.Facts) (*plan.Plan, error) {
 		Peers: s.group.Peers(), TracerTopic: s.group.TracerTopic, Members: members}, nil
 }
 
-// newRun names a run: sortable, and safe in file names and keys.
-func newRun() string { return "run-" + time.Now().UTC().Format("20060102-150405") }
+// newRun names a run: sortable, safe in file names and keys, and not the name of one that another
+// bastion begins in the same moment.
+func newRun() string {
+	return "run-" + time.Now().UTC().Format("20060102-150405") + "-" + strings.ToLower(rand.Text()[:6])
+}
+
+// hold keeps other processes of this machine off a group's journals; see run.Hold.
+func hold(ctx context.Context, dir, command string) (*run.Hand, error) {
+	operator, _ := whoAmI()
+	return run.Hold(ctx, dir, run.Holder{Command: command, Operator: operator})
+}
 
 // whoAmI names the operator and this machine, for locks and reports.
 func whoAmI() (operator, from string) {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mqlift/internal/dledger"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/observe"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
@@ -67,6 +68,8 @@ type groupStatus struct {
 	Members    []memberStatus `json:"members"`
 	Routes     []routeStatus  `json:"routes"`
 	Unfinished string         `json:"unfinishedRun,omitempty"`
+	Left       []string       `json:"temporary,omitempty"` // of the unfinished run
+	Lock       string         `json:"lock,omitempty"`      // who holds the group
 	GoingBack  string         `json:"goingBack"`
 }
 
@@ -80,11 +83,17 @@ func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Wr
 	if err != nil {
 		return err
 	}
-	cut, err := run.Unfinished(filepath.Join(stateDir, "runs", s.group.Name))
+	dir := filepath.Join(stateDir, "runs", s.group.Name)
+	alive, err := run.Alive(dir)
+	if err != nil {
+		return err
+	}
+	cut, err := run.Unfinished(dir)
 	if err != nil {
 		return err
 	}
 	st := s.status(ctx, facts, cut)
+	st.run(cut, alive, facts.Lock())
 	if t.JSON {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
@@ -128,9 +137,6 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 		st.Routes = append(st.Routes, r)
 	}
 	opened := cut != nil && cut.State.Opening()
-	if cut != nil {
-		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it", cut.State.Run, cut.At)
-	}
 	switch {
 	case opened || dled == len(facts.Members):
 		st.GoingBack = "costs every message written since writes were opened on the DLedger group"
@@ -144,6 +150,25 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 		st.GoingBack = "is not needed: the group is master and slave"
 	}
 	return st
+}
+
+// run says what runs there are: one that this machine knows, cut short or alive, and who holds the lock.
+func (st *groupStatus) run(cut *run.Cut, alive *run.Holder, lock *grouplock.Held) {
+	if lock != nil {
+		st.Lock = lock.Holder() + "\n→ " + lock.Do()
+	}
+	switch {
+	case alive != nil && cut != nil:
+		st.Unfinished = fmt.Sprintf("%s goes on, at %s: %s is at work on it", cut.State.Run, cut.At, alive)
+		st.GoingBack = strings.Replace(st.GoingBack, "`mqlift apply` undoes the cut run first", "Ctrl-C where it runs undoes it", 1)
+	case alive != nil:
+		st.Unfinished = fmt.Sprintf("%s is about to begin a run, or has just ended one", alive)
+	case cut != nil:
+		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it", cut.State.Run, cut.At)
+		if p, err := loadPlan(filepath.Join(cut.Dir, "plan.json")); err == nil {
+			st.Left = cut.Left(p)
+		}
+	}
 }
 
 func (st *groupStatus) print(out io.Writer) {
@@ -172,8 +197,13 @@ func (st *groupStatus) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "name server %s gives brokerId %s\n", r.NameServer, strings.Join(ids, ", "))
 	}
-	if st.Unfinished != "" {
-		fmt.Fprintln(out, st.Unfinished)
+	for _, text := range []string{st.Lock, st.Unfinished} {
+		if text != "" {
+			fmt.Fprintln(out, text)
+		}
+	}
+	for _, text := range st.Left {
+		fmt.Fprintln(out, "  "+text)
 	}
 	fmt.Fprintf(out, "Going back %s.\n", st.GoingBack)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mqlift/internal/event"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/probe"
 	"mqlift/internal/step"
@@ -67,12 +68,14 @@ func (t *target) onGroup(ctx context.Context, keySpecs []string, emit event.Sink
 			return &shownError{exitUnproven, errors.Join(err, printErr(errOut, "mqlift: %v\n", err))}
 		}
 	}
-	env, err := s.env(p, &step.State{Run: newRun(), Started: time.Now()}, emit, step.Options{Keys: keys, Credentials: s.credentials})
+	operator, from := whoAmI()
+	env, err := s.env(p, &step.State{Run: newRun(), Started: time.Now()}, emit, step.Options{Keys: keys, Credentials: s.credentials, Operator: operator, From: from})
 	if err != nil {
 		return err
 	}
 	if err := f(ctx, env); err != nil {
-		if ctx.Err() != nil {
+		var locked *grouplock.Error
+		if ctx.Err() != nil || errors.As(err, &locked) {
 			return err
 		}
 		return &shownError{exitUnproven, errors.Join(err, printErr(errOut, "mqlift: not proven: %v\n", err))}
@@ -117,7 +120,7 @@ func (t *target) sink(out, errOut io.Writer) event.Sink {
 	return lines(out).Event
 }
 
-func newFailoverCommand() *cobra.Command {
+func newFailoverCommand(stopping *interrupts) *cobra.Command {
 	var t target
 	var keys []string
 	var yes bool
@@ -128,9 +131,10 @@ func newFailoverCommand() *cobra.Command {
 		Long: `failover sends messages to the tracer topic, as an application does (rocketmq-client-go) and, beside,
 with a fresh route for each; kills the leader's process with SIGKILL; measures how long the cluster, and
 how long the application, was without sends; starts the killed broker again, waits until it follows; and
-looks every acknowledged message up on every node.
+looks every acknowledged message up on every node. Meanwhile it holds the group's lock. On Ctrl-C a
+leader that was killed already is started again first.
 
-Exit code 6 when a message is missing or the group does not recover.`,
+Exit codes: 3 not confirmed · 6 a message is missing or the group does not recover · 8 a run holds the group.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !yes {
@@ -138,6 +142,11 @@ Exit code 6 when a message is missing or the group does not recover.`,
 					return err
 				}
 			}
+			defer stopping.during(func() {
+				fmt.Fprintln(cmd.ErrOrStderr(), "stopping: when the leader is killed already it is started again first; Ctrl-C once more ends at once")
+			}, func() string {
+				return "ended at once: the killed leader may be down, see `mqlift status`, and the lock is left behind"
+			})()
 			return runFailover(cmd.Context(), t, keys, ledger, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -158,7 +167,12 @@ func runFailover(ctx context.Context, t target, keys []string, ledger string, ou
 		}
 		defer sent.Close()
 	}
-	return t.onGroup(ctx, keys, emit, errOut, func(ctx context.Context, e *step.Env) error {
+	return t.onGroup(ctx, keys, emit, errOut, func(ctx context.Context, e *step.Env) (err error) {
+		unlock, err := e.Lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
 		r, err := e.Failover(ctx, sent)
 		if r == nil {
 			return err

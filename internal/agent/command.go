@@ -36,6 +36,7 @@ func Command() *cobra.Command {
 			return listTree(ctx, r, s.progress())
 		}),
 		verb("tail", func(_ context.Context, r TailRequest, _ *session) (Tail, error) { return tailFile(r) }),
+		verb("lock", lockFile),
 		verb("inspect", inspect),
 		verb("consume-queue-end", consumeQueueEnd),
 		verb("index-end", indexEnd),

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"mqlift/internal/agent"
 	"mqlift/internal/brokerconf"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/rocketmq"
 	"mqlift/internal/topology"
 )
@@ -72,7 +72,10 @@ type Member struct {
 	Log   []agent.Entry
 	Store *agent.Store          // the old root; nil: nowhere to look. Ledgers holds those below the new one, too
 	Trees map[string]agent.Path // by path: install dir, old and new root, commit log, consumequeue, index
-	Lock  []byte                // content of mqlift's lock file, nil when there is none
+
+	// Lock is mqlift's lock on this host, nil when there is none or none that can be read; LockErr is why.
+	Lock    *grouplock.Held
+	LockErr error
 }
 
 // Role is brokerId 0, above, or none, as the running broker itself says.
@@ -306,13 +309,27 @@ func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d 
 	if len(f.Lists) > 0 {
 		m.Log = f.Lists[0].Entries
 	}
-	lock, err := a.ReadFile(ctx, path.Join(d.WorkDir, g.Name+".lock"))
-	if err == nil {
-		m.Lock = lock.Content
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	file := grouplock.Path(d.WorkDir, g.Name)
+	lock, err := a.Lock(ctx, agent.LockRequest{Action: agent.LockLook, Path: file})
+	if err != nil {
 		return err
 	}
+	if lock.Held != nil {
+		m.Lock, m.LockErr = grouplock.Read(d.Host, file, lock.Held, lock.Quiet)
+	}
 	return nil
+}
+
+// Lock is the first lock found on the group's hosts, of the run that lives if one does; nil when there is
+// none.
+func (f *Facts) Lock() *grouplock.Held {
+	var found *grouplock.Held
+	for _, m := range f.Members {
+		if m.Lock != nil && (found == nil || found.Life != grouplock.Alive && m.Lock.Life == grouplock.Alive) {
+			found = m.Lock
+		}
+	}
+	return found
 }
 
 // Release is the release that a broker says it runs, "4.5.2" for V4_5_2; "" when it said nothing.

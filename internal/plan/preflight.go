@@ -14,6 +14,7 @@ import (
 	"mqlift/internal/agent"
 	"mqlift/internal/brokerconf"
 	"mqlift/internal/diag"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/observe"
 	"mqlift/internal/topology"
 )
@@ -198,13 +199,23 @@ func (p *preflight) host(m *observe.Member) {
 	if len(m.Others) > 0 && strings.Contains(d.Stop, "mqshutdown") {
 		p.add(diag.Fail, "host.brokers", host, d.Where("stop"), fmt.Sprintf("%d other broker(s) run on this host, and mqshutdown stops every broker that it finds", len(m.Others)), "leave `stop` out: mqlift then signals the one process")
 	}
-	if m.Lock != nil {
-		p.add(diag.Warn, "group.lock", host, path.Join(d.WorkDir, p.g.Name+".lock"), "a run holds the group: "+strings.TrimSpace(string(m.Lock)), "let it end, or go on with it where it was started: apply refuses until then; take it over with `apply --break-lock` when it is dead")
-	}
+	p.lock(m)
 	if d.WorkDir != "" {
 		if tree, ok := m.Trees[d.InstallDir]; ok && !tree.Writable {
 			p.add(diag.Fail, "host.writable", host, tree.Nearest, fmt.Sprintf("user %s may not write here", m.Host.User), "use the broker's own user, or sudo: true")
 		}
+	}
+}
+
+// lock says who holds the group. It is no failure: whether a run may go on with the lock there is for
+// apply to decide, which knows the journals of this machine.
+func (p *preflight) lock(m *observe.Member) {
+	host := m.Declared.Host
+	switch {
+	case m.LockErr != nil:
+		p.add(diag.Fail, "group.lock", host, grouplock.Path(m.Declared.WorkDir, p.g.Name), m.LockErr.Error(), "look at it, and remove it when no run is going on")
+	case m.Lock != nil:
+		p.add(diag.Warn, "group.lock", host, m.Lock.Path, m.Lock.Holder()+"; what else is found here may be its work, so that nothing is to be mended by hand", m.Lock.Do())
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"mqlift/internal/agent"
 	"mqlift/internal/diag"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/hostinfo"
 	"mqlift/internal/observe"
 	"mqlift/internal/plan"
@@ -150,8 +151,11 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 			g.declare(strings.Replace(topologyText, "javaHome:", "stop: bin/mqshutdown broker\n  javaHome:", 1))
 			g.member(a).Others = []agent.RocketMQ{{Kind: agent.Broker, Java: true, Conf: "/opt/other/conf/broker.conf"}}
 		}, []string{"fail host.brokers host-a"}, "1 other broker(s) run on this host"},
-		"a run holds the group": {func(g *group) { g.member(a).Lock = []byte(`{"run":"run-7"}` + "\n") },
-			[]string{"warn group.lock host-a"}, `{"run":"run-7"}`},
+		"a run holds the group": {func(g *group) {
+			g.member(a).Lock = &grouplock.Held{Lock: grouplock.Lock{Group: "broker-a", Run: "run-7", Operator: "alice", From: "bastion-2"}, Life: grouplock.Alive}
+		}, []string{"warn group.lock host-a"}, "run run-7 of alice on bastion-2 holds broker-a"},
+		"a lock that nobody can read": {func(g *group) { g.member(a).LockErr = errors.New("host-a: not a lock that mqlift wrote") },
+			[]string{"fail group.lock host-a"}, "not a lock that mqlift wrote"},
 		"a folder that may not be written": {func(g *group) {
 			tree := g.member(c).Trees[install]
 			tree.Writable = false

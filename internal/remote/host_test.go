@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -294,7 +295,7 @@ func TestHostKeys(t *testing.T) {
 		{"known_hosts damaged", func(s *site, srv *server) { s.write(".ssh/known_hosts", "\n\nhost ssh-rsa %%%\n") },
 			ErrKnownHostsInvalid, []string{"known_hosts:3", "mend"}},
 		{"known_hosts missing", func(s *site, srv *server) { os.Remove(s.known) },
-			ErrKnownHostsInvalid, []string{"no such file"}},
+			ErrKnownHostsInvalid, []string{"there is no ", "/.ssh/known_hosts, which the topology names"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
@@ -698,3 +699,14 @@ func TestNothingIsWrittenAfterRunReturned(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestHomeIsKnownWithoutTheVariable(t *testing.T) {
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", "")
+	if home, err := Home(); err != nil || home == "" || home != me.HomeDir {
+		t.Errorf("%q and not %q: %v", home, me.HomeDir, err)
+	}
+}

@@ -3,6 +3,7 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -25,11 +26,15 @@ type hostKeys struct {
 func (s station) hostKeys() (*hostKeys, error) {
 	k := &hostKeys{at: s}
 	for _, f := range s.knownHosts {
-		if _, err := os.Stat(f); err == nil {
+		switch _, err := os.Stat(f); {
+		case err == nil:
 			k.files = append(k.files, f)
-		} else if s.mustExist {
+		case s.mustExist && errors.Is(err, fs.ErrNotExist):
+			return nil, k.refuse(ErrKnownHostsInvalid, nil, fmt.Sprintf("there is no %s, which the topology names as known_hosts file", f),
+				"name the right file, or put the host keys that you have compared into that one")
+		case s.mustExist:
 			return nil, k.refuse(ErrKnownHostsInvalid, nil, fmt.Sprintf("read known_hosts: %v", err),
-				"create the file, or name the right one in the topology")
+				"make the file one that you may read, or name the right one in the topology")
 		}
 	}
 	var err error

@@ -86,9 +86,9 @@ type identity struct {
 
 // route resolves the target into the stations on the way to it.
 func (t Target) route() ([]station, error) {
-	home, err := os.UserHomeDir()
+	home, err := Home()
 	if err != nil {
-		return nil, fmt.Errorf("%s: find the home directory: %w", t.Name, err)
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
 	cfg, err := readClientConfig(filepath.Join(home, ".ssh", "config"), home)
 	if err != nil {
@@ -123,6 +123,22 @@ func (t Target) route() ([]station, error) {
 		last.note = ""
 	}
 	return append(route, last), nil
+}
+
+// Home is the operator's home directory: $HOME, or, where that is not set, as in a cron job or a bare
+// service, what the user database says.
+func Home() (string, error) {
+	if home, err := os.UserHomeDir(); err == nil {
+		return home, nil
+	}
+	me, err := user.Current()
+	if err == nil && me.HomeDir == "" {
+		err = fmt.Errorf("user %s has none", me.Username)
+	}
+	if err != nil {
+		return "", fmt.Errorf("finding the home directory: HOME is not set, and the user database does not help: %w; set HOME", err)
+	}
+	return me.HomeDir, nil
 }
 
 // clientConfig is ~/.ssh/config.

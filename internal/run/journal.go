@@ -51,6 +51,8 @@ type Journal struct {
 	file *os.File
 	run  string
 	seq  int
+	// state is the newest one in the file.
+	state json.RawMessage
 	// broken is why a record may stand in the file in part, or twice if it were tried again: nothing is
 	// written behind it.
 	broken error
@@ -79,6 +81,11 @@ func OpenJournal(path, run string) (*Journal, []Record, error) {
 	j := &Journal{file: f, run: run}
 	if n := len(records); n > 0 {
 		j.seq = records[n-1].Seq
+	}
+	for _, r := range records {
+		if len(r.State) > 0 {
+			j.state = r.State
+		}
 	}
 	return j, records, nil
 }
@@ -241,7 +248,16 @@ func (j *Journal) Append(kind RecordKind, stage, step, text string, state any) e
 		return fmt.Errorf("journal: %w", err)
 	}
 	j.seq++
+	if len(rec.State) > 0 {
+		j.state = rec.State
+	}
 	return nil
+}
+
+func (j *Journal) lastState() json.RawMessage {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.state
 }
 
 // Path is the journal's file name.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mqlift/internal/event"
+	"mqlift/internal/plan"
 	"mqlift/internal/step"
 )
 
@@ -40,6 +41,9 @@ func Unfinished(dir string) (*Cut, error) {
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() > entries[j].Name() })
 	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
 		c, err := cutOf(filepath.Join(dir, entry.Name()))
 		if err != nil || c != nil {
 			return c, err
@@ -97,6 +101,15 @@ func lastIndex(l []begun, b begun) int {
 // Opened tells whether the run got as far as opening writes, or may have.
 func (c *Cut) Opened() bool { return c.State.Opening() }
 
+// Left is what the run has left that is temporary.
+func (c *Cut) Left(p *plan.Plan) []string {
+	var names []string
+	for _, b := range c.begun {
+		names = append(names, b.step)
+	}
+	return c.State.Temporary(p, names)
+}
+
 // Continue goes on with a run that was cut short after writes were opened: members that are down are
 // started, then every step from the one that opens writes on asks the hosts what is left to do.
 func (w *Walk) Continue(ctx context.Context, c *Cut) error {
@@ -115,24 +128,23 @@ func (w *Walk) Continue(ctx context.Context, c *Cut) error {
 // UndoCut undoes what a run had begun that was cut short before writes were opened. Its lock must still
 // be there: without it somebody else has ended that run meanwhile.
 func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
-	var places []place
 	for _, b := range c.begun {
 		s, ok := w.byName(b.step)
 		if !ok {
 			return fmt.Errorf("journal %s names the step %q, which this mqlift does not have: use the one that began the run", c.Dir, b.step)
 		}
-		places = append(places, place{b.stage, s})
+		w.begins(place{b.stage, s})
 	}
-	if len(places) > 1 { // killed in the first step, which takes the lock, it may be there or not
+	if len(c.begun) > 1 { // killed in the first step, which takes the lock, it may be there or not
 		if err := w.Env.StillLocked(ctx); err != nil {
 			return err
 		}
 	}
 	w.event(event.Note, "", "", "writes had not been opened: what was begun is undone", 0)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute) // as in fail
 	defer cancel()
-	if err := w.undo(ctx, places); err != nil {
-		f := &Failure{Stage: "resume", Step: "undo", Err: errors.New("what a killed run had begun could not all be undone"), UndoErr: err}
+	if err := w.undo(ctx); err != nil {
+		f := &Failure{Stage: "resume", Step: "undo", Err: errors.New("what a killed run had begun could not all be undone"), UndoErr: err, Left: w.Left()}
 		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
 	}
 	return w.Journal.Append(RunEnd, "", "", "undone after having been cut short", w.Env.State)

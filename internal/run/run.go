@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"mqlift/internal/event"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/playbook"
 	"mqlift/internal/step"
 )
@@ -19,6 +22,10 @@ type Walk struct {
 	Journal  *Journal
 	// Steps finds a step by its name; nil means step.ByName.
 	Steps func(name string) (step.Step, bool)
+
+	mu     sync.Mutex
+	begun  []place // and not undone
+	undoes bool    // it is on its way back
 }
 
 func (w *Walk) byName(name string) (step.Step, bool) {
@@ -38,19 +45,37 @@ type Failure struct {
 	UndoErr error
 	// Past tells that writes had been opened: going back is no longer free and nothing was undone.
 	Past bool
+	// Left is what is temporary still.
+	Left []string
 }
 
 func (f *Failure) Error() string {
 	s := fmt.Sprintf("%s / %s: %v", f.Stage, f.Step, f.Err)
+	var locked *grouplock.Error
+	var lost *step.LostLockError
 	switch {
+	case errors.As(f.Err, &lost):
+		s += "\nit is that run's group now: nothing was undone, and this run ends here"
+	case f.Undone && errors.As(f.Err, &locked):
+		s += "\nnothing was changed"
+	case f.Past && errors.Is(f.Err, context.Canceled):
+		s += "\nwrites are open on the new group and stay so; nothing was undone. `mqlift apply` goes on from there"
 	case f.Past:
 		s += "\nwrites are open on the new group and stay so; nothing was undone. Mend the cause, then run `mqlift apply` again: it goes on from what is true on the hosts"
 	case f.UndoErr != nil:
-		s += fmt.Sprintf("\nnot everything could be undone:\n%v\nlook at `mqlift status`", f.UndoErr)
+		s += fmt.Sprintf("\nnot everything could be undone:\n%v\nlook at `mqlift status`, mend the cause, then run `mqlift apply` again: it undoes the rest first", f.UndoErr)
 	case f.Undone:
 		s += "\neverything was undone: the old group serves as before, and what was copied stays for the next try"
 	}
-	return s
+	return s + leftText(f.Left)
+}
+
+// leftText lists what is temporary still; nothing when nothing is.
+func leftText(left []string) string {
+	if len(left) == 0 {
+		return ""
+	}
+	return "\nleft as it is until then:\n  " + strings.Join(left, "\n  ")
 }
 
 func (f *Failure) Unwrap() []error { return []error{f.Err, f.UndoErr} }
@@ -65,7 +90,6 @@ func (w *Walk) run(ctx context.Context, opened bool) error {
 	if err := w.Journal.Append(RunBegin, "", "", w.Playbook.Name, nil); err != nil {
 		return err
 	}
-	var begun []place
 	for _, stage := range w.Playbook.Stages {
 		if opened = opened && !stage.PointOfNoReturn; opened {
 			continue
@@ -78,9 +102,9 @@ func (w *Walk) run(ctx context.Context, opened bool) error {
 				return fmt.Errorf("stage %s: there is no step %q", stage.Name, name) // Load refuses it earlier
 			}
 			at := place{stage.Name, s}
-			begun = append(begun, at)
+			w.begins(at)
 			if err := w.step(ctx, at); err != nil {
-				return w.fail(ctx, begun, err)
+				return w.fail(ctx, at, err)
 			}
 		}
 		took := time.Since(began)
@@ -101,7 +125,7 @@ type place struct {
 func (w *Walk) step(ctx context.Context, p place) error {
 	name := p.step.Name()
 	w.Env.At(p.stage, name)
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), w.Env.LockLost(ctx)); err != nil {
 		return err
 	}
 	w.event(event.StepBegin, p.stage, name, p.step.Title(), 0)
@@ -126,38 +150,46 @@ func (w *Walk) step(ctx context.Context, p place) error {
 	return w.Journal.Append(StepDone, p.stage, name, "", w.Env.State)
 }
 
-// fail undoes what was begun, the failed step included, unless writes are open.
-func (w *Walk) fail(ctx context.Context, begun []place, cause error) error {
-	last := begun[len(begun)-1]
+// fail undoes what was begun, the failed step included, unless writes are open or the group is another
+// run's.
+func (w *Walk) fail(ctx context.Context, last place, cause error) error {
 	if ctx.Err() != nil {
-		cause = fmt.Errorf("stopped on request: %w", ctx.Err()) // what the step said of it is in the journal
+		cause = fmt.Errorf("stopped on request: %w", context.Cause(ctx)) // what the step said of it is in the journal
 	}
 	f := &Failure{Stage: last.stage, Step: last.step.Name(), Err: cause}
+	var lost *step.LostLockError
+	if err := w.Env.LockLost(context.WithoutCancel(ctx)); errors.As(err, &lost) || errors.As(cause, &lost) {
+		f.Err, f.Past = lost, w.Env.State.Opening()
+		return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
+	}
 	if w.Env.State.Opening() {
-		f.Past = true
+		f.Past, f.Left = true, w.Left()
 		return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 	}
 	// The operator's Ctrl-C ended ctx; going back must not end with it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
 	defer cancel()
-	f.UndoErr = w.undo(ctx, begun)
+	f.UndoErr = w.undo(ctx)
 	if f.UndoErr != nil { // the next apply goes on with the undoing
+		f.Left = w.Left()
 		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
 	}
 	f.Undone = true
 	return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 }
 
-// undo takes steps back in reverse order. One that cannot be taken back does not keep the others.
-func (w *Walk) undo(ctx context.Context, begun []place) error {
+// undo takes the begun steps back in reverse order. One that cannot be taken back does not keep the others.
+func (w *Walk) undo(ctx context.Context) error {
 	var errs []error
 	if w.Env.Reconnect != nil {
 		errs = append(errs, w.Env.Reconnect(ctx))
 	}
-	for i := len(begun) - 1; i >= 0; i-- {
-		p := begun[i]
+	for _, p := range w.goesBack() {
 		name := p.step.Name()
 		w.Env.At(p.stage, name)
+		if err := w.Env.LockLost(ctx); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
 		if name == lockStep && errors.Join(errs...) != nil {
 			w.event(event.Note, p.stage, name, "the lock stays, since not all was undone", 0)
 			continue
@@ -169,12 +201,14 @@ func (w *Walk) undo(ctx context.Context, begun []place) error {
 		case errors.Is(err, step.ErrNothingToUndo):
 			w.event(event.UndoEnd, p.stage, name, "nothing to undo", 0)
 			errs = append(errs, w.Journal.Append(UndoDone, p.stage, name, "nothing to undo", nil))
+			w.undone(p)
 		case err != nil:
 			errs = append(errs, fmt.Errorf("undoing %s: %w", name, err), w.Journal.Append(UndoFail, p.stage, name, err.Error(), w.Env.State))
 			w.event(event.UndoFail, p.stage, name, err.Error(), time.Since(began))
 		default:
 			w.event(event.UndoEnd, p.stage, name, "", time.Since(began))
 			errs = append(errs, w.Journal.Append(UndoDone, p.stage, name, "", w.Env.State))
+			w.undone(p)
 		}
 	}
 	return errors.Join(errs...)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mqlift/internal/event"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/step"
@@ -103,8 +104,8 @@ func (r *rehearsal) begin(run string, state *step.State) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { j.Close() })
-	r.Journal = j
-	r.Env = &step.Env{State: state, Emit: func(e event.Event) {
+	r.Journal, r.begun, r.undoes = j, nil, false
+	r.Env = &step.Env{Plan: &plan.Plan{Group: "broker-a"}, State: state, Emit: func(e event.Event) {
 		r.events = append(r.events, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Kind, e.Stage, e.Step)))
 	}}
 	r.Env.Save = func() error { return j.Append(StateSaved, "", "", "", state) }
@@ -526,4 +527,92 @@ func TestACutRunWithAStepOfAnotherVersionIsLeftAlone(t *testing.T) {
 	if len(r.said) > 0 {
 		t.Errorf("all the same: %q", r.said)
 	}
+}
+
+func TestARunWhoseLockWasTakenOverTouchesNothingMore(t *testing.T) {
+	lost := &step.LostLockError{By: &grouplock.Held{Host: "host-a", Lock: grouplock.Lock{Run: "run-2", Operator: "bob"}}}
+	r := locked(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r.steps["b"].do = func(ctx context.Context, _ *step.Env) error {
+		cancel(lost) // as the keeper of the lock does
+		return ctx.Err()
+	}
+	err := r.Run(ctx)
+	f := wantFailure(t, err, "prepare", "b")
+	if f.Undone || f.UndoErr != nil || !errors.As(err, &lost) || !strings.Contains(err.Error(), "run run-2 of bob") {
+		t.Errorf("%+v: %v", f, err)
+	}
+	r.wantSaid("do lock-group", "do a", "do b")
+	if cut, err := Unfinished(r.dir); cut != nil || err != nil {
+		t.Errorf("the next apply would undo it: %+v, %v", cut, err)
+	}
+}
+
+// Every way out names what is temporary, and so does the way out before there is one.
+func TestWhatIsLeftIsNamedOnEveryWayOut(t *testing.T) {
+	members := &plan.Plan{Members: []*plan.Member{{Host: "host-a", Kind: plan.Master}, {Host: "host-b", Kind: plan.Slave}}}
+	const lock = "host-a, host-b: the lock of run run-1"
+	during := func(t *testing.T, at string, do func(*rehearsal, *step.Env) error) (*rehearsal, error) {
+		r := locked(t)
+		r.Env.Plan = members
+		r.steps[at].do = func(_ context.Context, e *step.Env) error {
+			if at == "open" || at == "d" {
+				e.State.OpeningAt = time.Now()
+			}
+			if err := e.Save(); err != nil {
+				t.Error(err)
+			}
+			return do(r, e)
+		}
+		return r, r.Run(t.Context())
+	}
+	says := func(t *testing.T, text string, wanted ...string) {
+		t.Helper()
+		for _, s := range wanted {
+			if !strings.Contains(text, s) {
+				t.Errorf("%q is not in: %s", s, text)
+			}
+		}
+	}
+	t.Run("all undone", func(t *testing.T) {
+		_, err := during(t, "b", func(*rehearsal, *step.Env) error { return errBroken })
+		if strings.Contains(err.Error(), "left as it is") {
+			t.Error(err)
+		}
+	})
+	t.Run("not all undone", func(t *testing.T) {
+		_, err := during(t, "b", func(r *rehearsal, _ *step.Env) error {
+			r.steps["a"].undo = broken
+			return errBroken
+		})
+		says(t, err.Error(), lock, "`mqlift apply` again: it undoes the rest first")
+	})
+	t.Run("past open", func(t *testing.T) {
+		_, err := during(t, "d", func(*rehearsal, *step.Env) error { return errBroken })
+		says(t, err.Error(), "host-a: the old master may be down", lock)
+	})
+	t.Run("Ctrl-C before open", func(t *testing.T) {
+		during(t, "b", func(r *rehearsal, _ *step.Env) error {
+			says(t, r.Stopping(), "b is cut short", "everything is undone: the old group serves all the time", "Ctrl-C once more")
+			says(t, r.Abandoned(), "in b", "`mqlift apply` undoes", lock)
+			return nil
+		})
+	})
+	t.Run("Ctrl-C while going back", func(t *testing.T) {
+		during(t, "b", func(r *rehearsal, _ *step.Env) error {
+			r.steps["a"].undo = func(context.Context, *step.Env) error {
+				says(t, r.Stopping(), "going back already")
+				says(t, r.Abandoned(), "in a", lock)
+				return nil
+			}
+			return errBroken
+		})
+	})
+	t.Run("Ctrl-C past open", func(t *testing.T) {
+		during(t, "d", func(r *rehearsal, _ *step.Env) error {
+			says(t, r.Stopping(), "writes are open", "nothing is undone", "`mqlift apply` goes on from there")
+			says(t, r.Abandoned(), "in d", "`mqlift apply` goes on", "the old master may be down", lock)
+			return nil
+		})
+	})
 }

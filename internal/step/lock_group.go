@@ -1,41 +1,21 @@
 package step
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
+	"slices"
 	"time"
 
+	"mqlift/internal/agent"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
-	"mqlift/internal/remote"
 )
 
-// Lock is what the lock file on each host says.
-type Lock struct {
-	Group    string    `json:"group"`
-	Run      string    `json:"run"`
-	Operator string    `json:"operator"`
-	From     string    `json:"from"` // machine that mqlift runs on
-	Since    time.Time `json:"since"`
-}
-
-// LockedError tells that another run holds a broker group.
-type LockedError struct {
-	Host, Path string
-	Held       Lock
-}
-
-func (e *LockedError) Error() string {
-	return fmt.Sprintf("%s: %s: run %s of %s on %s holds %s since %s; let it end, or, when it is dead, take the lock over with --break-lock",
-		e.Host, e.Path, e.Held.Run, e.Held.Operator, e.Held.From, e.Held.Group, e.Held.Since.Format(time.RFC3339))
-}
-
 // LockPath is the lock file of a group on a member's host.
-func LockPath(m *plan.Member, group string) string { return path.Join(m.WorkDir, group+".lock") }
+func LockPath(m *plan.Member, group string) string { return grouplock.Path(m.WorkDir, group) }
 
 // lockGroup keeps other operators off the group. The lock lies on the hosts, because two bastions
 // share nothing else.
@@ -57,82 +37,75 @@ func (lockGroup) Describe(p *plan.Plan) []plan.Action {
 }
 
 // ReadLock reads the lock on one host; nil when there is none.
-func ReadLock(ctx context.Context, n *Node, group string) (*Lock, error) {
-	data, err := n.Remote.ReadFile(ctx, LockPath(n.Member, group))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+func ReadLock(ctx context.Context, n *Node, group string) (*grouplock.Held, error) {
+	file := LockPath(n.Member, group)
+	a, err := n.Agent.Lock(ctx, agent.LockRequest{Action: agent.LockLook, Path: file})
+	if err != nil || a.Held == nil {
 		return nil, err
 	}
-	var l Lock
-	if err := json.Unmarshal(data, &l); err != nil {
-		return nil, fmt.Errorf("%s: %s is not a lock that mqlift wrote: %w; look at it, and remove it when no run is going on", n.Host, LockPath(n.Member, group), err)
-	}
-	return &l, nil
+	return grouplock.Read(n.Host, file, a.Held, a.Quiet)
 }
 
-func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) {
-	held := 0
-	for _, n := range e.Nodes {
-		l, err := ReadLock(ctx, n, e.Plan.Group)
-		switch {
-		case err != nil:
-			return false, "", err
-		case l == nil:
-		case l.Run == e.State.Run:
-			held++
-		case !e.Options.BreakLock:
-			return false, "", &LockedError{Host: n.Host, Path: LockPath(n.Member, e.Plan.Group), Held: *l}
-		}
-	}
-	return held == len(e.Nodes), "this run holds it", nil
-}
+func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) { return false, "", nil }
 
 func (lockGroup) Do(ctx context.Context, e *Env) error {
-	lock := Lock{Group: e.Plan.Group, Run: e.State.Run, Operator: e.Options.Operator, From: e.Options.From, Since: time.Now().UTC().Truncate(time.Second)}
-	data, err := json.Marshal(lock)
+	content, err := grouplock.Lock{
+		Group: e.Plan.Group, Run: e.State.Run, Operator: e.Options.Operator, From: e.Options.From,
+		Since: time.Now().UTC().Truncate(time.Second), Process: grouplock.Self(), Dir: e.Options.Dir,
+	}.Encode()
 	if err != nil {
 		return err
 	}
-	// One after the other, in the plan's order: of two runs that start at once, one fails on the
-	// first host and neither ends up with half of the locks.
-	for _, n := range e.Nodes {
-		l, err := ReadLock(ctx, n, e.Plan.Group)
-		if err != nil {
+	// One after the other, and in an order that does not depend on how a topology lists and names them:
+	// of two runs that start at once, one fails on the first host, and exactly one goes on.
+	nodes := slices.SortedFunc(slices.Values(e.Nodes), func(a, b *Node) int { return cmp.Compare(a.Addr(), b.Addr()) })
+	for _, n := range nodes {
+		if err := e.lockHost(ctx, n, content); err != nil {
 			return err
 		}
-		file := LockPath(n.Member, e.Plan.Group)
-		if l != nil && l.Run == lock.Run {
-			continue
-		}
-		if l != nil && e.Options.BreakLock {
-			e.note(n.Host, "taking over the lock of run %s (%s on %s, since %s)", l.Run, l.Operator, l.From, l.Since.Format(time.RFC3339))
-			if err := n.Remote.Remove(ctx, file); err != nil {
-				return err
-			}
-		}
-		// noclobber makes the shell open with O_EXCL: SFTP has no way to ask for that on every server.
-		_, err = n.Remote.Run(ctx, remote.Cmd{
-			Argv:  []string{"sh", "-c", `set -C; umask 077; mkdir -p "$1" && cat > "$2"`, "sh", n.WorkDir, file},
-			Stdin: bytesReader(data),
-		})
-		if err != nil {
-			if l, lerr := ReadLock(ctx, n, e.Plan.Group); lerr == nil && l != nil {
-				return &LockedError{Host: n.Host, Path: file, Held: *l}
-			}
-			return fmt.Errorf("%s: locking: %w", n.Host, err)
-		}
 	}
+	e.lock.taken(content)
 	return nil
 }
 
+// lockHost takes the lock on one host, also from a run that the operator has named and that does not live.
+func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
+	take := agent.LockRequest{Action: agent.LockTake, Path: LockPath(n.Member, e.Plan.Group), Content: content}
+	var before *grouplock.Held
+	for range 3 { // it may be released, or beaten, between the look and the taking
+		a, err := n.Agent.Lock(ctx, take)
+		if err != nil {
+			return fmt.Errorf("%s: locking: %w", n.Host, err)
+		}
+		if a.Done {
+			if before != nil && before.Run != e.State.Run {
+				e.action(n.Host, "lock taken over: %s", before.Holder())
+			}
+			return nil
+		}
+		if take.Expect = a.Held; a.Held == nil {
+			before = nil
+			continue
+		}
+		if before, err = grouplock.Read(n.Host, take.Path, a.Held, a.Quiet); err != nil {
+			return err
+		}
+		if before.Run != e.State.Run && !before.Breakable(e.Options.BreakLock) {
+			return &grouplock.Error{Held: before, Named: e.Options.BreakLock}
+		}
+	}
+	return &grouplock.Error{Held: before, Named: e.Options.BreakLock}
+}
+
 func (lockGroup) Undo(ctx context.Context, e *Env) error {
+	e.lock.beating.Lock()
+	defer e.lock.beating.Unlock()
+	e.lock.taken(nil)
 	var errs []error
 	for _, n := range e.Nodes {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
 		if err == nil && l != nil && l.Run == e.State.Run {
-			err = n.Remote.Remove(ctx, LockPath(n.Member, e.Plan.Group))
+			_, err = n.Agent.Lock(ctx, agent.LockRequest{Action: agent.LockRelease, Path: l.Path, Expect: l.Raw})
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -141,7 +114,8 @@ func (lockGroup) Undo(ctx context.Context, e *Env) error {
 	return errors.Join(errs...)
 }
 
-// StillLocked checks that this run holds the lock on every host.
+// StillLocked checks that this run, which another process began, holds the lock on every host, and makes
+// it this process's.
 func (e *Env) StillLocked(ctx context.Context) error {
 	for _, n := range e.Nodes {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
@@ -151,8 +125,22 @@ func (e *Env) StillLocked(ctx context.Context) error {
 		case l == nil:
 			return fmt.Errorf("%s: the lock of run %s is gone from %s: somebody has ended that run in another way; look at `mqlift status`, and when all is well, move the run's folder away on this machine", n.Host, e.State.Run, LockPath(n.Member, e.Plan.Group))
 		case l.Run != e.State.Run:
-			return &LockedError{Host: n.Host, Path: LockPath(n.Member, e.Plan.Group), Held: *l}
+			return &grouplock.Error{Held: l, Named: e.Options.BreakLock}
 		}
 	}
-	return nil
+	return lockGroup{}.Do(ctx, e)
+}
+
+// Lock holds the group's lock, for work that is no run with a journal, until unlock.
+func (e *Env) Lock(ctx context.Context) (unlock func() error, err error) {
+	if err := (lockGroup{}).Do(ctx, e); err != nil {
+		return nil, errors.Join(err, lockGroup{}.Undo(context.WithoutCancel(ctx), e))
+	}
+	keeper := e.KeepLock(ctx, func(error) {})
+	return func() error {
+		keeper.Stop()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		return lockGroup{}.Undo(ctx, e)
+	}, nil
 }

@@ -72,7 +72,8 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	if leader.Kind != plan.Master { // a joined old master was started open
+	ctx = context.WithoutCancel(ctx) // half opened is no place to stop at: sends would stay refused
+	if leader.Kind != plan.Master {  // a joined old master was started open
 		if err := e.updateConfig(ctx, leader, e.State.Fence, leader.NewConf); err != nil {
 			return fmt.Errorf("%s: opening writes: %w", leader.Host, err)
 		}

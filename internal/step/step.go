@@ -66,6 +66,7 @@ type Env struct {
 	// one is killed the next moment.
 	Save func() error
 
+	lock        lock
 	mu          sync.Mutex
 	stage, step string
 }
@@ -78,12 +79,12 @@ type Options struct {
 	Decide func(context.Context, Decision) error
 	// Keys are old keys that must be found on every node, beside those sampled from the log.
 	Keys []probe.MessageKey
-	// BreakLock takes over a lock that another run holds.
-	BreakLock bool
+	// BreakLock names a run whose lock is taken over, unless it lives; empty for none.
+	BreakLock string
 	// Credentials sign requests where the cluster has ACL; nil without.
 	Credentials *rocketmq.Credentials
-	// Operator and From name the person and the machine in the lock.
-	Operator, From string
+	// Operator, From and Dir name the person, the machine and the run's folder there in the lock.
+	Operator, From, Dir string
 }
 
 // Decision is what the operator is told before the point of no return.

@@ -1,0 +1,101 @@
+package run
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"mqlift/internal/step"
+)
+
+func (w *Walk) begins(p place) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun = append(w.begun, p)
+}
+
+func (w *Walk) undone(p place) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i := slices.IndexFunc(w.begun, func(b place) bool { return b.stage == p.stage && b.step.Name() == p.step.Name() }); i >= 0 {
+		w.begun = slices.Delete(w.begun, i, i+1)
+	}
+}
+
+// goesBack returns what was begun, last one first.
+func (w *Walk) goesBack() []place {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.undoes = true
+	l := slices.Clone(w.begun)
+	slices.Reverse(l)
+	return l
+}
+
+// now is where the walk is, for others than the walk itself: by the state last journalled, since the
+// steps are writing to the one in memory.
+func (w *Walk) now() (state *step.State, begun []string, last step.Step, undoes bool) {
+	w.mu.Lock()
+	for _, p := range w.begun {
+		begun, last = append(begun, p.step.Name()), p.step
+	}
+	undoes = w.undoes
+	w.mu.Unlock()
+	state = &step.State{}
+	if raw := w.Journal.lastState(); raw != nil {
+		_ = json.Unmarshal(raw, state) // written by this process
+	}
+	return state, begun, last, undoes
+}
+
+// Left is what is temporary at this moment. It may be asked while the walk is going on.
+func (w *Walk) Left() []string {
+	state, begun, _, _ := w.now()
+	if len(begun) == 0 {
+		return nil
+	}
+	return state.Temporary(w.Env.Plan, begun)
+}
+
+// Stopping says, to one who has just pressed Ctrl-C, where the walk will stop and what it will do until
+// then. It may be asked while the walk is going on.
+func (w *Walk) Stopping() string {
+	state, begun, last, undoes := w.now()
+	const again = "; Ctrl-C once more ends at once and leaves everything as it is at that moment"
+	switch {
+	case last == nil && !state.Opening():
+		return "stopping: nothing has been begun"
+	case last == nil:
+		return "stopping: writes are open on the new group, so that nothing is undone; `mqlift apply` goes on from there" + again
+	case undoes:
+		return "going back already, and that goes on to its end: " + state.Back(begun) + again
+	case !state.Opening():
+		return fmt.Sprintf("stopping: %s is cut short at its next safe place, then everything is undone: %s%s", last.Name(), state.Back(begun), again)
+	}
+	safe := "is cut short at its next safe place; the group is open and serves"
+	switch last.Name() {
+	case "open-writes":
+		safe = "is seen through, so that sends are taken again"
+	case "join-old-master":
+		safe = "is cut short at its next safe place; the other nodes carry the group without the old master until then"
+	case "prove-failover":
+		safe = "is cut short; when the leader is killed already it is started again first"
+	}
+	return fmt.Sprintf("stopping: writes are open on the new group, so that nothing is undone: %s %s. `mqlift apply` goes on from there%s", last.Name(), safe, again)
+}
+
+// Abandoned says, when the walk is ended in the middle, what is left and how to go on.
+func (w *Walk) Abandoned() string {
+	state, begun, last, _ := w.now()
+	at := "before the first step"
+	if last != nil {
+		at = "in " + last.Name()
+	} else if !state.Opening() {
+		return "ended at once; nothing had been begun"
+	}
+	do := "`mqlift apply` undoes what was begun"
+	if state.Opening() {
+		do = "`mqlift apply` goes on from there"
+	}
+	return fmt.Sprintf("ended at once %s: %s%s", at, do, leftText(state.Temporary(w.Env.Plan, begun)))
+}
