@@ -361,6 +361,10 @@ type TailRequest struct {
 	From int64 `json:"from,omitempty"`
 }
 
+// NoFrames, as a TailRequest's Grep, leaves the frames of stack traces out: a dozen of them would push the
+// exception itself out of a log's last lines.
+const NoFrames = `^\S`
+
 // Tail is the end of a text file.
 type Tail struct {
 	Path     string    `json:"path"`

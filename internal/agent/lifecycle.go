@@ -45,6 +45,10 @@ type StartRequest struct {
 	Logs []string `json:"logs,omitempty"`
 	// Timeout is for all of it; 0 is one minute.
 	Timeout time.Duration `json:"timeout,omitempty"`
+	// HandOver is how long a line that ended well, with nothing left of it, is believed to have handed the
+	// work to a service manager; 0 is 20 s. Without it a JVM that ends in its first milliseconds, over a
+	// wrong option for instance, would be waited for until Timeout.
+	HandOver time.Duration `json:"handOver,omitempty"`
 }
 
 // StartResult is a started broker.
@@ -114,6 +118,9 @@ func startBroker(ctx context.Context, r StartRequest, _ *session) (StartResult, 
 	if r.Timeout <= 0 {
 		r.Timeout = time.Minute
 	}
+	if r.HandOver <= 0 {
+		r.HandOver = 20 * time.Second
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout, errTimeout)
 	defer cancel()
 
@@ -157,6 +164,7 @@ type start struct {
 	shell   int        // pid, also the number of its session
 	exited  chan error // of the shell
 	ended   bool
+	nothing time.Time // since when nothing is left of a line that ended well
 	exitErr error
 	found   *RocketMQ
 }
@@ -277,7 +285,15 @@ func (s *start) look() (done bool, err error) {
 	if s.ended && s.exitErr != nil && !left {
 		return false, s.failed(fmt.Sprintf("the start line ended (%v) and no broker with %s was seen", s.exitErr, s.request.ExpectConf), true)
 	}
-	// A line that ended well may have handed the work to a service manager: wait on.
+	// A line that ended well may have handed the work to a service manager: wait on for a while.
+	switch {
+	case !s.ended || left:
+		s.nothing = time.Time{}
+	case s.nothing.IsZero():
+		s.nothing = time.Now()
+	case time.Since(s.nothing) > s.request.HandOver:
+		return false, s.failed(fmt.Sprintf("the start line ended, nothing is left of it, and no broker with %s came up", s.request.ExpectConf), true)
+	}
 	return false, nil
 }
 
@@ -295,7 +311,7 @@ func listens(pid, port int) (bool, error) {
 func (s *start) failed(what string, died bool) error {
 	e := &StartError{What: what, Died: died, Process: s.found}
 	for _, path := range append([]string{s.request.Log}, s.request.Logs...) {
-		if t, err := tailFile(TailRequest{Path: path, Lines: 30, From: s.logs[path]}); err == nil {
+		if t, err := tailFile(TailRequest{Path: path, Lines: 30, Grep: NoFrames, From: s.logs[path]}); err == nil {
 			e.Tails = append(e.Tails, t)
 		}
 	}

@@ -236,6 +236,24 @@ func TestAnEarlyDeathShowsTheEndOfTheLogAndNothingOlder(t *testing.T) {
 	}
 }
 
+// A JVM that refuses an option is gone before anybody has seen it, and a start line in the background has
+// ended well.
+func TestALineThatLeavesNothingIsNotWaitedForToTheEnd(t *testing.T) {
+	a := pushLocal(t)
+	b := newBroker(t, "")
+	r := b.start()
+	r.Shell = `(printf 'Unrecognized VM option\n\tat some.Frame\n'; exit 1) &`
+	r.Timeout, r.HandOver = time.Hour, 50*time.Millisecond
+	_, err := a.StartBroker(t.Context(), r)
+	var failed *StartError
+	if !errors.As(err, &failed) || !failed.Died {
+		t.Fatalf("got %v", err)
+	}
+	if lines := failed.Tails[0].Lines; len(lines) != 1 || lines[0] != "Unrecognized VM option" {
+		t.Errorf("shown: %q", lines)
+	}
+}
+
 func TestAnEarlyDeathDoesNotShowLinesFromBefore(t *testing.T) {
 	a := pushLocal(t)
 	b := newBroker(t, "")

@@ -49,21 +49,30 @@ func (n *Node) brokerLog(context.Context) string {
 	return path.Join(n.Home, "logs/rocketmqlogs/broker.log")
 }
 
-// diedEarly says what a broker that was started and is gone wrote last.
-func (n *Node) diedEarly(ctx context.Context) error {
+// lastWords is what a broker wrote last.
+func (n *Node) lastWords(ctx context.Context) string {
 	var text []string
 	for _, file := range []string{n.outLog(), n.brokerLog(ctx)} {
-		if t, err := n.Agent.TailFile(ctx, agent.TailRequest{Path: file, Lines: 15}); err == nil {
+		if t, err := n.Agent.TailFile(ctx, agent.TailRequest{Path: file, Lines: 15, Grep: agent.NoFrames}); err == nil {
 			text = append(text, t.Path+" ends with:\n  "+strings.Join(t.Lines, "\n  "))
 		}
 	}
-	return fmt.Errorf("the broker is gone; %s", strings.Join(text, "\n"))
+	return strings.Join(text, "\n")
 }
 
+// stopLimit is how long a broker may take to stop; seen are 2 to 7 s. Sends are refused meanwhile.
+const stopLimit = 2 * time.Minute
+
 // stop ends a broker with SIGTERM, or the operator's line, and waits until it is gone.
-func (n *Node) stop(ctx context.Context, p *agent.RocketMQ) (time.Duration, error) {
+func (e *Env) stop(ctx context.Context, n *Node, p *agent.RocketMQ) (time.Duration, error) {
+	defer e.heartbeat(n.Host, fmt.Sprintf("waiting for broker %d to stop", p.PID))()
 	// A signal cannot be called back: the end is waited for also when the operator asks to stop.
-	r, err := n.Agent.StopBroker(context.WithoutCancel(ctx), agent.StopRequest{Process: p.ProcessID, Shell: n.Stop, Dir: n.InstallDir, Env: n.Env, Timeout: 5 * time.Minute})
+	ctx = context.WithoutCancel(ctx)
+	r, err := n.Agent.StopBroker(ctx, agent.StopRequest{Process: p.ProcessID, Shell: n.Stop, Dir: n.InstallDir, Env: n.Env, Timeout: stopLimit})
+	var still *agent.StillRunningError
+	if errors.As(err, &still) {
+		return 0, fmt.Errorf("%w. It is left alone: SIGKILL would lose what it has not flushed. See why it hangs (jstack %d, and its log), end it, then run `mqlift apply` again; %s", err, p.PID, n.lastWords(ctx))
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -71,6 +80,25 @@ func (n *Node) stop(ctx context.Context, p *agent.RocketMQ) (time.Duration, erro
 		return r.Took, fmt.Errorf("%s: broker %d stopped, and something started it again as %d: take it from its service manager first, or name the stop command in the topology (stop:)", n.Host, p.PID, r.Successor.PID)
 	}
 	return r.Took, nil
+}
+
+// heartbeat says every ten seconds what is being waited for, until the function that it returns is called.
+func (e *Env) heartbeat(host, what string) (stop func()) {
+	tick, done, began := time.NewTicker(10*time.Second), make(chan struct{}), time.Now()
+	go func() {
+		for {
+			select {
+			case <-tick.C:
+				e.note(host, "%s since %s", what, time.Since(began).Round(time.Second))
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		tick.Stop()
+		close(done)
+	}
 }
 
 func (n *Node) kill(ctx context.Context, p *agent.RocketMQ) error {

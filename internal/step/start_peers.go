@@ -2,11 +2,13 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
+	"mqlift/internal/transfer"
 )
 
 // startPeers starts the new group's first members with writes closed.
@@ -58,7 +60,7 @@ func (e *Env) answers(ctx context.Context, n *Node) error {
 		if p, err := n.process(ctx); err != nil {
 			return err
 		} else if p == nil {
-			return permanent(n.diedEarly(ctx))
+			return permanent(fmt.Errorf("the broker is gone; %s", n.lastWords(ctx)))
 		}
 		_, err := n.broker(e).RuntimeInfo(ctx)
 		return err
@@ -96,7 +98,7 @@ func (e *Env) unform(ctx context.Context, n *Node) error {
 		if conf, err := n.Remote.ReadFile(ctx, n.ConfPath); err == nil && string(conf) == string(n.OldConf) {
 			return nil // it runs in the old mode
 		}
-		took, err := n.stop(ctx, p)
+		took, err := e.stop(ctx, n, p)
 		if err != nil {
 			return err
 		}
@@ -108,5 +110,10 @@ func (e *Env) unform(ctx context.Context, n *Node) error {
 	if e.State.CertifiedEnd == 0 {
 		return nil
 	}
-	return e.cutAt(ctx, n, e.State.CertifiedEnd)
+	err = e.cutAt(ctx, n, e.State.CertifiedEnd)
+	var missing *transfer.MissingError
+	if errors.As(err, &missing) { // a broker that finds a damaged message throws all files behind it away
+		return e.catchUp(ctx, n, e.State.CertifiedEnd)
+	}
+	return err
 }

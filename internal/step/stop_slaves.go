@@ -69,7 +69,7 @@ func (e *Env) stopCleanly(ctx context.Context, n *Node) error {
 		return err
 	}
 	if p != nil {
-		took, err := n.stop(ctx, p)
+		took, err := e.stop(ctx, n, p)
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ import (
 func CopyLocal(ctx context.Context, srcRoot, dstRoot string, o Options, paths ...string) (Stats, error) {
 	start := time.Now()
 	c := localCopy{ctx: ctx, from: srcRoot, place: newPlacement(dstRoot, o), buf: make([]byte, maxData)}
-	err := c.all(paths)
+	err := withSpace(c.all(paths), dstRoot, 0)
 	err = errors.Join(err, c.place.cleanUp())
 	if err != nil {
 		if ctx.Err() != nil {

@@ -85,6 +85,8 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 		place: newPlacement(root, o),
 	}
 	err := u.receiveAll()
+	// Before the temporary files go, and with them what they have taken.
+	err = withSpace(err, root, u.left())
 	if u.file != nil {
 		u.file.Close()
 	}
@@ -121,6 +123,7 @@ type receiver struct {
 
 	log   logList // whose parts follow
 	logOn bool
+	part  string // name of the commit log file that is open
 }
 
 func (u *receiver) receiveAll() error {
@@ -233,6 +236,7 @@ func (u *receiver) beginPart(p part) error {
 	}
 	e := u.log.Files[i]
 	path := filepath.Join(u.log.Path, p.Name)
+	u.part = p.Name
 	u.stats.Apparent += p.To - p.From
 	if u.place.hasLogFile(u.log, p.Name) {
 		f, err := os.OpenFile(u.place.path(path), os.O_RDWR, 0)

@@ -1,0 +1,377 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mqlift/internal/dledger"
+	"mqlift/internal/lab"
+	"mqlift/internal/run"
+)
+
+const (
+	sigKILL = syscall.SIGKILL
+	sigSTOP = syscall.SIGSTOP
+	sigCONT = syscall.SIGCONT
+)
+
+// action is something that is done to a lab or to mqlift.
+type action = func(context.Context, *trial) error
+
+// then does one after the other.
+func then(actions ...action) action {
+	return func(ctx context.Context, t *trial) error {
+		for _, do := range actions {
+			if err := do(ctx, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// later does it after some seconds, or when the row ends.
+func later(seconds int, do action) action {
+	return func(ctx context.Context, t *trial) error {
+		done, stop := make(chan error, 1), make(chan struct{})
+		go func() {
+			select {
+			case <-time.After(time.Duration(seconds) * time.Second):
+			case <-stop:
+			}
+			done <- do(context.WithoutCancel(ctx), t)
+		}()
+		t.cleanup = append(t.cleanup, func() {
+			close(stop)
+			if err := <-done; err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		})
+		return nil
+	}
+}
+
+func await(kind run.RecordKind, step string) action {
+	return func(ctx context.Context, t *trial) error { return t.await(ctx, kind, step) }
+}
+
+func sigkill(_ context.Context, t *trial) error   { return t.apply.signal(syscall.SIGKILL) }
+func interrupt(_ context.Context, t *trial) error { return t.apply.signal(os.Interrupt) }
+
+// copying waits until some of the commit log has arrived on the new host, and not all.
+func copying(_ context.Context, t *trial) error {
+	file, err := incomingFile(empty)(t)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if has := info.Sys().(*syscall.Stat_t).Blocks * 512; has < 4<<20 {
+		return fmt.Errorf("%d bytes have arrived", has)
+	}
+	return nil
+}
+
+// ssh makes the SSH servers of hosts fail, or be well again.
+func ssh(fault lab.Fault, hosts ...string) action {
+	return func(_ context.Context, t *trial) error {
+		var errs []error
+		for _, h := range hosts {
+			errs = append(errs, t.Fault(h, fault))
+		}
+		return errors.Join(errs...)
+	}
+}
+
+// hostDies ends everything on a host at once; its SSH port is closed.
+func hostDies(host string) action {
+	return func(ctx context.Context, t *trial) error {
+		if err := t.Fault(host, lab.Cut); err != nil {
+			return err
+		}
+		s, err := t.Status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, h := range s.Hosts {
+			for _, p := range h.Processes {
+				if h.Name != host {
+					continue
+				}
+				if err := syscall.Kill(p.PID, sigKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return err
+				}
+			}
+		}
+		return t.gone(ctx, host, "broker")
+	}
+}
+
+// hostReturns brings a host back as a reboot does: /tmp is empty, SSH and the name server run, no broker.
+func hostReturns(host string) action {
+	return func(ctx context.Context, t *trial) error {
+		left, err := filepath.Glob(filepath.Join(t.host(host).Dir, "tmp", "*"))
+		for _, dir := range left {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+		return errors.Join(err, t.Fault(host, lab.Restore), t.nameServers(ctx))
+	}
+}
+
+func nameServer(s syscall.Signal, host string) action {
+	return func(ctx context.Context, t *trial) error { return t.signal(ctx, host, "name server", s) }
+}
+
+func nameServersReturn(ctx context.Context, t *trial) error { return t.nameServers(ctx) }
+
+func broker(s syscall.Signal, host string) action {
+	return func(ctx context.Context, t *trial) error {
+		pids, err := t.pids(ctx, host, "broker")
+		if s == sigCONT && len(pids) == 0 {
+			return err // it is gone by now
+		}
+		return t.signal(ctx, host, "broker", s)
+	}
+}
+
+// leaderDies kills the broker that the peers call their leader.
+func leaderDies(ctx context.Context, t *trial) error {
+	var peers []dledger.Peer
+	for _, h := range t.Hosts() {
+		peers = append(peers, dledger.Peer{ID: h.Peer, Addr: fmt.Sprintf("%s:%d", h.Address, h.RaftPort), Name: h.Name})
+	}
+	leader := dledger.Look(ctx, t.client, group, peers).Leader
+	for _, h := range t.Hosts() {
+		if h.Peer == leader.ID {
+			return t.signal(ctx, h.Name, "broker", sigKILL)
+		}
+	}
+	return fmt.Errorf("no peer leads (%+v)", leader)
+}
+
+// file finds a file of a lab.
+type file func(*trial) (string, error)
+
+func newest(pattern string) (string, error) {
+	found, err := filepath.Glob(pattern)
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("no file is like %s", pattern)
+	}
+	if err != nil {
+		return "", err
+	}
+	return found[len(found)-1], nil
+}
+
+// incomingFile is the commit log file that a host is receiving.
+func incomingFile(host string) file {
+	return func(t *trial) (string, error) { return newest(t.commitLog(host) + ".mqlift-incoming/run-*/*") }
+}
+
+// logFile is the first file of a host's commit log.
+func logFile(host string) file {
+	return func(t *trial) (string, error) { return newest(t.commitLog(host) + "/00000000000000000000") }
+}
+
+// queueFile is the first consume queue file that was carried to a host.
+func queueFile(host string) file {
+	return func(t *trial) (string, error) {
+		return newest(filepath.Join(t.host(host).InstallDir, "store/dledger_store/consumequeue", topic, "0/00000000000000000000"))
+	}
+}
+
+// flip changes one bit of a file.
+func flip(which file, at int64) action {
+	return func(_ context.Context, t *trial) error {
+		name, err := which(t)
+		if err != nil {
+			return err
+		}
+		return flipByte(name, at)
+	}
+}
+
+func flipByte(name string, at int64) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		return err
+	}
+	b[0] ^= 0x10
+	_, err = f.WriteAt(b, at)
+	return err
+}
+
+// flipTail changes one bit near the end of a host's log.
+func flipTail(host string) action {
+	return func(_ context.Context, t *trial) error {
+		name, err := newest(t.commitLog(host) + "/*")
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		end := len(bytes.TrimRight(data, "\x00"))
+		if end < 100 {
+			return fmt.Errorf("%s is empty", name)
+		}
+		return flipByte(name, int64(end-20))
+	}
+}
+
+// diverge makes the slave's log differ where no checksum covers it: in a key.
+func diverge(ctx context.Context, t *trial) error {
+	if err := t.signal(ctx, slave, "broker", syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := t.gone(ctx, slave, "broker"); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(t.commitLog(slave) + "/*")
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if at := bytes.Index(data, []byte("KEYS\x01m000050")); at >= 0 {
+			if err := flipByte(name, int64(at+len("KEYS\x01m"))); err != nil {
+				return err
+			}
+			if err := t.startBroker(ctx, slave); err != nil {
+				return err
+			}
+			if err := t.registered(ctx, slave, 1); err != nil {
+				return err
+			}
+			return t.slaveFollows(ctx)
+		}
+	}
+	return errors.New("m000050 is not in the slave's log")
+}
+
+// port chooses one of a host's ports.
+type port func(lab.Host) int
+
+func raft(h lab.Host) int   { return h.RaftPort }
+func listen(h lab.Host) int { return h.ListenPort }
+
+// takePort listens on a host's port until freePort, or the end of the row.
+func takePort(host string, which port) action {
+	return func(_ context.Context, t *trial) error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", which(t.host(host))))
+		if err != nil {
+			return err
+		}
+		t.taken = l
+		t.cleanup = append(t.cleanup, func() { l.Close() })
+		return nil
+	}
+}
+
+func freePort(string) action {
+	return func(_ context.Context, t *trial) error { return t.taken.Close() }
+}
+
+// javaOption gives a host's brokers a further JVM option.
+func javaOption(host, option string) action {
+	return func(_ context.Context, t *trial) error {
+		script := filepath.Join(t.host(host).InstallDir, "bin", "runbroker.sh")
+		data, err := os.ReadFile(script)
+		if err != nil {
+			return err
+		}
+		text := strings.Replace(string(data), `"$JAVA" $JAVA_OPT `, `"$JAVA" $JAVA_OPT `+option+" ", 1)
+		return os.WriteFile(script, []byte(text), 0o755)
+	}
+}
+
+// smallDisk puts a host's installation onto a file system of its own.
+func smallDisk(host string) action {
+	return func(_ context.Context, t *trial) error { return t.mount(t.host(host).InstallDir) }
+}
+
+func fillDisk(host string) action {
+	return func(_ context.Context, t *trial) error { return fill(t.host(host).InstallDir) }
+}
+
+func freeDisk(host string) action {
+	return func(_ context.Context, t *trial) error { return resize(t.host(host).InstallDir, roomy) }
+}
+
+func smallStateDir(_ context.Context, t *trial) error { return t.mount(t.state) }
+func fillStateDir(_ context.Context, t *trial) error  { return fill(t.state) }
+func freeStateDir(_ context.Context, t *trial) error  { return resize(t.state, roomy) }
+
+// roomy is the size of a disk that is not full, in bytes: what a plan wants, which is its reserve of 1 GiB
+// and the store. It is a tmpfs, which takes memory for what is in it only.
+const roomy = 3 << 30
+
+// mount puts a file system of its own at a folder until the row ends.
+func (t *trial) mount(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", roomy)); err != nil {
+		return fmt.Errorf("mounting a disk at %s: %w", dir, err)
+	}
+	t.cleanup = append(t.cleanup, func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // a broker may still have files open there
+			fmt.Fprintf(os.Stderr, "unmounting %s: %v\n", dir, err)
+		}
+	})
+	return nil
+}
+
+// fill leaves no room on a disk, at once.
+func fill(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
+	return resize(dir, int64(st.Blocks-st.Bfree)*st.Bsize)
+}
+
+// resize makes a disk as large as that, or as what has been written to it meanwhile.
+func resize(dir string, size int64) error {
+	for {
+		err := unix.Mount("", dir, "", unix.MS_REMOUNT, fmt.Sprintf("size=%d", size))
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		size += 1 << 20
+	}
+}
+
+// tearJournal cuts the end of the journal's last record off, as a crash of the machine can.
+func tearJournal(_ context.Context, t *trial) error {
+	name, err := newest(filepath.Join(t.state, "runs", group, "*", "journal.jsonl"))
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(name, info.Size()-20)
+}
