@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test lint fuzz
+.PHONY: build demo test faults lint fuzz
 
 build:
 	$(GO) build -trimpath -o bin/mqlift ./cmd/mqlift
@@ -19,6 +19,11 @@ test: tools build
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e
 	$(MAKE) --no-print-directory fuzz FUZZTIME=5s
+
+# The fault matrix on real brokers, a row for each fault: about an hour with two labs side by side. ROWS
+# chooses rows by a regular expression. Rows with small disks need root.
+faults: tools build
+	$(GO) run ./e2e/faults -mqlift bin/mqlift -labs 2 $(if $(ROWS),-rows '$(ROWS)')
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run

@@ -237,7 +237,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	keeper := env.KeepLock(ctx, cancel)
 	env.Reconnect = func(ctx context.Context) error {
 		defer keeper.Reconnected()
-		return s.reconnect(ctx, env.Nodes)
+		return s.reconnect(ctx, env.Nodes, emit)
 	}
 	over := o.stopping.during(func() {
 		emit(event.Event{Time: time.Now(), Kind: event.Note, Text: w.Stopping()})

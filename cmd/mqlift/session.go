@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,6 +60,9 @@ type session struct {
 	client      *rocketmq.Client
 	nameServers *rocketmq.NameServers
 	credentials *rocketmq.Credentials
+
+	mu      sync.Mutex
+	givenUp map[string]error // hosts that could not be reached again
 }
 
 // open reads what is declared, and only then connects: to all hosts, or to none.
@@ -136,36 +140,6 @@ func (s *session) Close() error {
 	}
 	if s.client != nil {
 		errs = append(errs, s.client.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// reconnect dials hosts again whose connection was lost, and puts the agent there again.
-func (s *session) reconnect(ctx context.Context, nodes []*step.Node) error {
-	var errs []error
-	for _, n := range nodes {
-		select {
-		case <-n.Remote.Done():
-		default:
-			continue
-		}
-		member, err := s.group.Member(n.Host)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		host, err := remote.Dial(ctx, member.SSHTarget())
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		helper, err := agent.Push(ctx, host)
-		if err != nil {
-			errs = append(errs, err, host.Close())
-			continue
-		}
-		s.hosts[n.Host], s.agents[n.Host] = host, helper
-		n.Remote, n.Agent = host, helper
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"mqlift/internal/event"
 	"mqlift/internal/grouplock"
 	"mqlift/internal/playbook"
+	"mqlift/internal/remote"
 	"mqlift/internal/step"
 )
 
@@ -197,7 +198,7 @@ func (w *Walk) undo(ctx context.Context) error {
 		began := time.Now()
 		errs = append(errs, w.Journal.Append(UndoBegin, p.stage, name, "", nil))
 		w.event(event.UndoBegin, p.stage, name, p.step.UndoText(), 0)
-		switch err := p.step.Undo(ctx, w.Env); {
+		switch err := w.undoStep(ctx, p.step); {
 		case errors.Is(err, step.ErrNothingToUndo):
 			w.event(event.UndoEnd, p.stage, name, "nothing to undo", 0)
 			errs = append(errs, w.Journal.Append(UndoDone, p.stage, name, "nothing to undo", nil))
@@ -212,6 +213,16 @@ func (w *Walk) undo(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// undoStep undoes a step, and once more when a connection was lost in the middle and is back: one that has
+// gone silent is known to be lost only when it is used.
+func (w *Walk) undoStep(ctx context.Context, s step.Step) error {
+	err := s.Undo(ctx, w.Env)
+	if w.Env.Reconnect == nil || !remote.Transient(err) || w.Env.Reconnect(ctx) != nil {
+		return err
+	}
+	return s.Undo(ctx, w.Env)
 }
 
 func (w *Walk) event(kind event.Kind, stage, name, text string, took time.Duration) {

@@ -15,6 +15,7 @@ import (
 	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
+	"mqlift/internal/remote"
 	"mqlift/internal/step"
 )
 
@@ -512,6 +513,43 @@ func TestTheConnectionsAreMendedBeforeAnythingIsUndone(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	r.wantSaid("do lock-group", "do a", "reconnect", "undo a")
+}
+
+// A connection that has gone silent is known to be lost only when it is used: in the middle of the undoing.
+func TestWhatALostConnectionKeptFromBeingUndoneIsTriedOnceMore(t *testing.T) {
+	lost := &remote.TransientError{Err: errors.New("no sign of life")}
+	for name, c := range map[string]struct {
+		back error
+		want []string
+	}{
+		"back":  {nil, []string{"do lock-group", "do a", "do b", "reconnect", "undo b", "undo a", "reconnect", "undo a", "undo lock-group"}},
+		"still": {errBroken, []string{"do lock-group", "do a", "do b", "reconnect", "undo b", "undo a", "reconnect"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := locked(t)
+			r.steps["b"].do = broken
+			tries := 0
+			r.steps["a"].undo = func(context.Context, *step.Env) error {
+				if tries++; tries == 1 {
+					return fmt.Errorf("host-a: %w", lost)
+				}
+				return nil
+			}
+			calls := 0
+			r.Env.Reconnect = func(context.Context) error {
+				r.said = append(r.said, "reconnect")
+				if calls++; calls == 1 {
+					return nil // nobody has noticed yet
+				}
+				return c.back
+			}
+			f := wantFailure(t, r.Run(t.Context()), "prepare", "b")
+			if f.Undone != (c.back == nil) {
+				t.Errorf("%+v", f)
+			}
+			r.wantSaid(c.want...)
+		})
+	}
 }
 
 func TestACutRunWithAStepOfAnotherVersionIsLeftAlone(t *testing.T) {
