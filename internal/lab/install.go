@@ -23,9 +23,9 @@ var logbackNames = map[string][2]string{
 	"tools.xml":   {"logback_tools.xml", "rmq.tools.logback.xml"},
 }
 
-// install lays a release out as upstream's archive does, with bin/, conf/ and lib/ and without any
-// broker.conf or store.
-func install(dir, jars string) error {
+// LayOut lays a release out as upstream's archive does, with bin/, conf/ and lib/ and without
+// any broker.conf or store; jars is the folder that FetchRelease returns.
+func LayOut(dir, jars string) error {
 	fail := func(err error) error { return fmt.Errorf("installing RocketMQ in %s: %w", dir, err) }
 	for _, sub := range []string{"bin", "conf", "lib", "logs"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {

@@ -49,7 +49,7 @@ type Options struct {
 	LogFileSize int64
 	// BasePort is the first of 20 ports in a row; 0 finds some that are free.
 	BasePort int
-	// Cache keeps the releases; empty: mqlift in the user's cache directory.
+	// Cache keeps the releases; empty: DefaultCache.
 	Cache string
 }
 
@@ -103,7 +103,7 @@ func Up(ctx context.Context, o Options, say func(string)) (*Lab, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	java, err := findJava(ctx)
+	java, err := FindJava(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func Up(ctx context.Context, o Options, say func(string)) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding out who runs the lab: %w", err)
 	}
-	jars, err := fetchRelease(ctx, o.Cache, o.Release, say)
+	jars, err := FetchRelease(ctx, o.Cache, o.Release, say)
 	if err != nil {
 		return nil, err
 	}
@@ -168,13 +168,6 @@ func (o *Options) complete() error {
 	// mappedFileSizeCommitLog is an int; below a few message sizes (4 MiB at most) nothing works.
 	if o.LogFileSize < 8<<20 || o.LogFileSize > 1<<30 {
 		return fmt.Errorf("log file size %d: it must be between 8 MiB and 1 GiB", o.LogFileSize)
-	}
-	if o.Cache == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return fmt.Errorf("choosing the cache: %w; set XDG_CACHE_HOME", err)
-		}
-		o.Cache = filepath.Join(cache, "mqlift")
 	}
 	return nil
 }
@@ -384,7 +377,7 @@ func (l *Lab) furnish(h Host, logFileSize int64) error {
 	if h.Role == "" {
 		return nil
 	}
-	if err := install(h.InstallDir, l.jars); err != nil {
+	if err := LayOut(h.InstallDir, l.jars); err != nil {
 		return err
 	}
 	_, port, _ := net.SplitHostPort(h.NameServer)
@@ -409,7 +402,7 @@ func (l *Lab) Install(ctx context.Context, host, release string, say func(string
 	if say == nil {
 		say = func(string) {}
 	}
-	jars, err := fetchRelease(ctx, l.cache, release, say)
+	jars, err := FetchRelease(ctx, l.cache, release, say)
 	if err != nil {
 		return "", err
 	}
@@ -417,7 +410,7 @@ func (l *Lab) Install(ctx context.Context, host, release string, say func(string
 	if _, err := os.Stat(dir); err == nil {
 		return "", fmt.Errorf("%s has %s already", host, dir)
 	}
-	return dir, install(dir, jars)
+	return dir, LayOut(dir, jars)
 }
 
 // Shell runs a shell line on a host as its user would, in the home directory, and returns what it

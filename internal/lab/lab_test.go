@@ -389,7 +389,7 @@ func TestOptionsThatCannotWorkAreRefusedFirst(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := fetchRelease(t.Context(), t.TempDir(), "../4.5.2", func(string) {}); err == nil {
+	if _, err := FetchRelease(t.Context(), t.TempDir(), "../4.5.2", func(string) {}); err == nil {
 		t.Error("a release that is a path was accepted")
 	}
 }

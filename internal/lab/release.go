@@ -20,9 +20,15 @@ import (
 
 var releaseName = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+$`)
 
-// fetchRelease returns the folder with a release's jars below the cache. What is not there comes from
-// Maven Central; then it is there whole, or not at all.
-func fetchRelease(ctx context.Context, cache, release string, say func(string)) (string, error) {
+// FetchRelease returns the folder with a release's jars below the cache; an empty cache is
+// DefaultCache. What is not there comes from Maven Central; then it is there whole, or not at all.
+func FetchRelease(ctx context.Context, cache, release string, say func(string)) (string, error) {
+	if cache == "" {
+		var err error
+		if cache, err = DefaultCache(); err != nil {
+			return "", err
+		}
+	}
 	if !releaseName.MatchString(release) {
 		return "", fmt.Errorf("release %q: write it like 4.5.2", release)
 	}
@@ -66,6 +72,15 @@ func fetchRelease(ctx context.Context, cache, release string, say func(string)) 
 		return "", fmt.Errorf("fetching RocketMQ %s: %w", release, err)
 	}
 	return jars, nil
+}
+
+// DefaultCache is where releases are kept when nobody says otherwise: below the user's cache directory.
+func DefaultCache() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("choosing the cache: %w; set XDG_CACHE_HOME", err)
+	}
+	return filepath.Join(cache, "mqlift"), nil
 }
 
 func complete(jars, release string) bool {
@@ -133,8 +148,8 @@ func runMaven(ctx context.Context, mvn, release, into string, say func(string)) 
 
 var javaVersion = regexp.MustCompile(`version "([0-9]+)[^"]*"`)
 
-// findJava returns the folder that holds a java of version 17 or newer.
-func findJava(ctx context.Context) (string, error) {
+// FindJava returns the folder that holds a java of version 17 or newer: JAVA_HOME's, or the one in PATH.
+func FindJava(ctx context.Context) (string, error) {
 	const install = "install JDK 17 or newer (Debian: apt install openjdk-17-jdk-headless) or set JAVA_HOME"
 	java := "java"
 	if home := os.Getenv("JAVA_HOME"); home != "" {
