@@ -98,12 +98,12 @@ func runPlan(ctx context.Context, t target, output string, out, errOut io.Writer
 }
 
 func savePlan(path string, p *plan.Plan) error {
-	data, err := json.MarshalIndent(p, "", "  ")
+	data, err := plan.Encode(p)
 	if err != nil {
 		return err
 	}
 	// Configuration files may hold what is not for everybody.
-	if err := os.WriteFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return &usageError{fmt.Errorf("saving the plan: %w", err)}
 	}
 	return nil
@@ -114,12 +114,9 @@ func loadPlan(path string) (*plan.Plan, error) {
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("reading the plan: %w", err)}
 	}
-	var p plan.Plan
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, &usageError{fmt.Errorf("%s is not a plan that mqlift saved: %w", path, err)}
+	p, err := plan.Decode(path, data)
+	if err != nil {
+		return nil, &usageError{err}
 	}
-	if p.Version != 1 || p.Fingerprint == "" {
-		return nil, &usageError{fmt.Errorf("%s is not a plan of this version of mqlift; make a new one with `mqlift plan -o`", path)}
-	}
-	return &p, nil
+	return p, nil
 }

@@ -47,6 +47,17 @@ func Files(t testing.TB, pattern string) []string {
 	return files
 }
 
+// Input is the input of the case in a file, with its bytes expanded.
+func Input(t testing.TB, file string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, _, _ := Cut(data)
+	return Expand(t, input)
+}
+
 // Run compares, for each file of a pattern, what say makes of its input with what stands in the file.
 // Saying nothing fails: a good input is no case.
 func Run(t *testing.T, pattern string, say func(t *testing.T, input []byte) string) {

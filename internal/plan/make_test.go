@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,19 +14,18 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"mqlift/internal/agent"
+	"mqlift/internal/corpus"
 	"mqlift/internal/diag"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/view"
 )
 
-var update = flag.Bool("update", false, "write testdata anew")
-
 func TestThePlanAsItsReviewerReadsIt(t *testing.T) {
 	var b bytes.Buffer
 	view.Plan(&b, false, healthy(t).plan())
 	file := filepath.Join("testdata", "plan.golden")
-	if *update {
+	if corpus.Update() {
 		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
