@@ -267,7 +267,7 @@ func (b *bench) command(c call, args ...string) *exec.Cmd {
 		c.topology = b.Topology()
 	}
 	args = append(args, "-t", c.topology)
-	if args[0] == "apply" || args[0] == "status" {
+	if args[0] == "apply" || args[0] == "rollback" || args[0] == "status" {
 		args = append(args, "--state-dir", b.stateDir())
 	}
 	cmd := exec.Command(os.Getenv(binaryVariable), args...)

@@ -148,7 +148,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	if err != nil {
 		err = shownFindings(errOut, o.target, err)
 		if lock != nil && !o.DryRun {
-			return errors.Join(err, printErr(errOut, "mqlift: the lock of run %s was not taken over, since the hosts are not as before that run: what it began has to be undone first, or gone on with, from its journal on %s\n", lock.Run, lock.From))
+			return errors.Join(err, printErr(errOut, "mqlift: the lock of run %s was not taken over, since the hosts are not as before that run: what it began has to be undone first, or gone on with, from its journal on %s; where that is lost, `mqlift rollback --break-lock %s` goes back\n", lock.Run, lock.From, lock.Run))
 		}
 		return err
 	}

@@ -90,6 +90,7 @@ func exitCode(err error, stopped bool) int {
 		lost     *step.LostLockError
 		declined *declinedError
 		found    *diag.Error
+		refused  *refusedError
 	)
 	switch {
 	case errors.As(err, &shown):
@@ -110,6 +111,8 @@ func exitCode(err error, stopped bool) int {
 		return exitUsage
 	case errors.As(err, &stale):
 		return exitStale
+	case errors.As(err, &refused):
+		return exitRefused
 	case errors.As(err, &found):
 		for _, f := range found.Findings {
 			if isInput(f.Check) {
@@ -138,7 +141,7 @@ func newRootCommand(stopping *interrupts) *cobra.Command {
 		Long: `mqlift moves a running RocketMQ master/slave broker group to DLedger (Raft, automatic
 failover) over SSH, from a bastion, and proves that nothing was lost.
 
-The usual order: check, plan, apply, verify, failover. Nothing but apply and failover changes
+The usual order: check, plan, apply, verify, failover. Nothing but apply, rollback and failover changes
 anything on the hosts; check, plan, verify and status put a helper program into the host's
 temporary folder and take it away again.
 
@@ -150,7 +153,7 @@ Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
-		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(stopping), newVerifyCommand(), newFailoverCommand(stopping),
+		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(stopping), newRollbackCommand(stopping), newVerifyCommand(), newFailoverCommand(stopping),
 		newStatusCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
 	)
 	return cmd

@@ -164,7 +164,7 @@ func (st *groupStatus) run(cut *run.Cut, alive *run.Holder, lock *grouplock.Held
 	case alive != nil:
 		st.Unfinished = fmt.Sprintf("%s is about to begin a run, or has just ended one", alive)
 	case cut != nil:
-		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it", cut.State.Run, cut.At)
+		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it, `mqlift rollback` goes back", cut.State.Run, cut.At)
 		if p, err := loadPlan(filepath.Join(cut.Dir, "plan.json")); err == nil {
 			st.Left = cut.Left(p)
 		}

@@ -92,7 +92,7 @@ func (h *Held) Holder() string {
 
 // Do says what can be done about it.
 func (h *Held) Do() string {
-	lost := fmt.Sprintf("where its journal is lost, `mqlift apply --break-lock %s` takes the lock over, provided that the hosts are as before that run", h.Run)
+	lost := fmt.Sprintf("where its journal is lost, `mqlift rollback --break-lock %s` goes back by what the run kept on the hosts", h.Run)
 	switch {
 	case h.Life == Alive:
 		return fmt.Sprintf("let it end, or press Ctrl-C where it runs, on %s: a lock of a run that lives cannot be broken", h.From)

@@ -109,20 +109,51 @@ func (e *Env) standsStill(ctx context.Context, n *Node) (int64, error) {
 }
 
 func (fenceMaster) Undo(ctx context.Context, e *Env) error {
-	if e.State.Fence == nil {
-		return ErrNothingToUndo
-	}
 	m := e.Master()
-	if err := e.updateConfig(ctx, m, e.State.Fence, m.OldConf); err != nil {
+	open, err := e.opened(m)
+	if err != nil {
 		return err
 	}
-	err := e.until(ctx, 30*time.Second, m.Host+": the old master to take sends again", func(ctx context.Context) error {
+	p, err := m.process(ctx)
+	if err != nil {
+		return err
+	}
+	if p == nil { // it died meanwhile: its old broker.conf takes sends
+		return e.serveAsBefore(ctx, m)
+	}
+	live, err := m.broker(e).Config(ctx)
+	if err != nil {
+		return err
+	}
+	switch isOpen := isSet(live, open); {
+	case isOpen && e.State.FencedAt.IsZero():
+		return ErrNothingToUndo
+	case !isOpen:
+		if err := e.updateConfig(ctx, m, open, m.OldConf); err != nil {
+			return err
+		}
+	}
+	err = e.until(ctx, 30*time.Second, m.Host+": the old master to take sends again", func(ctx context.Context) error {
 		return e.sendTracer(ctx, m)
 	})
 	if err != nil {
 		return err
 	}
-	e.note(m.Host, "the old master takes sends again, after %s", time.Since(e.State.FencedAt).Round(time.Millisecond))
+	if e.State.FencedAt.IsZero() { // known from the hosts alone
+		e.note(m.Host, "the old master takes sends again")
+	} else {
+		e.note(m.Host, "the old master takes sends again, after %s", time.Since(e.State.FencedAt).Round(time.Millisecond))
+	}
 	e.State.Fence, e.State.FencedAt, e.State.FencedEnd = nil, time.Time{}, 0
 	return nil
+}
+
+// isSet tells whether a running broker has these properties.
+func isSet(live, want map[string]string) bool {
+	for key, v := range want {
+		if live[key] != v {
+			return false
+		}
+	}
+	return true
 }

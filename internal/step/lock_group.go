@@ -26,12 +26,12 @@ func (lockGroup) Title() string { return "lock the broker group on every host" }
 func (lockGroup) Requirement() playbook.Requirement {
 	return playbook.Requirement{Proves: []string{"locked"}}
 }
-func (lockGroup) UndoText() string { return "remove the lock files" }
+func (lockGroup) UndoText() string { return "remove the lock and the record" }
 
 func (lockGroup) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Members {
-		l = append(l, plan.Action{Host: m.Host, Text: "write " + LockPath(m, p.Group)})
+		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("write %s, and %s with this plan, for the way back", LockPath(m, p.Group), RecordPath(m.WorkDir, p.Group))})
 	}
 	return l
 }
@@ -49,6 +49,14 @@ func ReadLock(ctx context.Context, n *Node, group string) (*grouplock.Held, erro
 func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) { return false, "", nil }
 
 func (lockGroup) Do(ctx context.Context, e *Env) error {
+	if err := e.takeLock(ctx); err != nil {
+		return err
+	}
+	return e.record(ctx)
+}
+
+// takeLock takes the lock on every host.
+func (e *Env) takeLock(ctx context.Context) error {
 	content, err := grouplock.Lock{
 		Group: e.Plan.Group, Run: e.State.Run, Operator: e.Options.Operator, From: e.Options.From,
 		Since: time.Now().UTC().Truncate(time.Second), Process: grouplock.Self(), Dir: e.Options.Dir,
@@ -98,6 +106,11 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 }
 
 func (lockGroup) Undo(ctx context.Context, e *Env) error {
+	if !e.State.Opening() { // after that the record is the way back
+		if err := e.forget(ctx); err != nil {
+			return err
+		}
+	}
 	e.lock.beating.Lock()
 	defer e.lock.beating.Unlock()
 	e.lock.taken(nil)
@@ -128,12 +141,12 @@ func (e *Env) StillLocked(ctx context.Context) error {
 			return &grouplock.Error{Held: l, Named: e.Options.BreakLock}
 		}
 	}
-	return lockGroup{}.Do(ctx, e)
+	return e.takeLock(ctx)
 }
 
 // Lock holds the group's lock, for work that is no run with a journal, until unlock.
 func (e *Env) Lock(ctx context.Context) (unlock func() error, err error) {
-	if err := (lockGroup{}).Do(ctx, e); err != nil {
+	if err := e.takeLock(ctx); err != nil {
 		return nil, errors.Join(err, lockGroup{}.Undo(context.WithoutCancel(ctx), e))
 	}
 	keeper := e.KeepLock(ctx, func(error) {})

@@ -22,6 +22,9 @@ func (openWrites) Requirement() playbook.Requirement {
 
 func (openWrites) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
+	for _, m := range p.Members {
+		l = append(l, plan.Action{Host: m.Host, Text: "note in " + RecordPath(m.WorkDir, p.Group) + " that going back is not free from here on"})
+	}
 	for _, m := range p.First() {
 		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission and startAcceptSendRequestTimeStamp in the running broker back to what the group had, make " + m.ConfPath + " the new one without the two"})
 	}
@@ -56,20 +59,18 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	// Followers first: until the leader is told nothing can be written, and the way back is free.
+	if e.State.OpeningAt.IsZero() {
+		if err := e.markOpening(ctx); err != nil {
+			return err
+		}
+	}
+	// The leader last: until it is told, hardly anything can be written.
 	for _, n := range e.First() {
 		if n == leader {
 			continue
 		}
 		if err := e.updateConfig(ctx, n, e.State.Fence, n.NewConf); err != nil {
 			return fmt.Errorf("%s: opening writes: %w", n.Host, err)
-		}
-	}
-	if e.State.OpeningAt.IsZero() {
-		e.State.OpeningAt = time.Now()
-		if err := e.Save(); err != nil { // from here on a later run must not go back for free
-			e.State.OpeningAt = time.Time{}
-			return err
 		}
 	}
 	ctx = context.WithoutCancel(ctx) // half opened is no place to stop at: sends would stay refused
@@ -100,6 +101,21 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 }
 
 func (openWrites) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// markOpening puts on disk, on every host and here, that from now on the way back is not free. It comes
+// before the first follower is opened: the next election may make that one the leader at any moment.
+func (e *Env) markOpening(ctx context.Context) error {
+	e.State.OpeningAt = time.Now()
+	err := e.record(ctx)
+	if err == nil {
+		err = e.Save()
+	}
+	if err != nil { // nothing is open yet, and undoing takes the marks away
+		e.State.OpeningAt = time.Time{}
+		return fmt.Errorf("marking that writes are about to be opened: %w", err)
+	}
+	return nil
+}
 
 // mayOpen looks once more at what opening rests on.
 func (e *Env) mayOpen(ctx context.Context) error {

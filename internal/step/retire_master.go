@@ -60,15 +60,22 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 
 func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	m := e.Master()
-	set := map[string]string{"brokerId": "0", propPermission: "4"}
-	if e.State.Fence == nil { // the fence is undone already: the permission is the operator's again
-		open, err := e.opened(m)
-		if err != nil {
-			return err
-		}
-		set[propPermission] = open[propPermission]
+	p, err := m.process(ctx)
+	if err != nil {
+		return err
 	}
-	return e.updateConfig(ctx, m, set, m.OldConf)
+	if p == nil { // it died meanwhile: its old broker.conf makes it all that it was
+		return e.serveAsBefore(ctx, m)
+	}
+	live, err := m.broker(e).Config(ctx)
+	if err != nil {
+		return err
+	}
+	if live["brokerId"] == "0" {
+		return ErrNothingToUndo
+	}
+	// The permission stays what it is: the fence's undoing has its own say about that.
+	return e.updateConfig(ctx, m, map[string]string{"brokerId": "0", propPermission: live[propPermission]}, m.OldConf)
 }
 
 // nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes

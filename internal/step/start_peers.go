@@ -34,6 +34,9 @@ func (startPeers) Describe(p *plan.Plan) []plan.Action {
 func (startPeers) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (startPeers) Do(ctx context.Context, e *Env) error {
+	if err := e.record(ctx); err != nil { // with the end at which the logs are cut again on the way back
+		return err
+	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
 		p, err := n.process(ctx)
 		if err != nil {

@@ -39,7 +39,7 @@ type State struct {
 	// by itself, such as delayed messages that came due.
 	Written bool `json:"written,omitempty"`
 
-	// OpeningAt is set before the leader is told to take writes: from then on nothing is undone.
+	// OpeningAt is set before the first peer is told to take writes: from then on nothing is undone.
 	OpeningAt time.Time `json:"openingAt,omitzero"`
 	// OpenedAt is when the new group acknowledged its first message.
 	OpenedAt time.Time `json:"openedAt,omitzero"`

@@ -62,9 +62,5 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 }
 
 func (stopMaster) Undo(ctx context.Context, e *Env) error {
-	m := e.Master()
-	if err := e.restoreOldConf(ctx, m); err != nil {
-		return err
-	}
-	return e.startOld(ctx, m)
+	return e.serveAsBefore(ctx, e.Master())
 }

@@ -52,12 +52,15 @@ func (stopSlaves) Do(ctx context.Context, e *Env) error {
 }
 
 func (stopSlaves) Undo(ctx context.Context, e *Env) error {
-	return e.each(ctx, e.Slaves(), func(ctx context.Context, n *Node) error {
-		if err := e.restoreOldConf(ctx, n); err != nil {
-			return err
-		}
-		return e.startOld(ctx, n)
-	})
+	return e.each(ctx, e.Slaves(), e.serveAsBefore)
+}
+
+// serveAsBefore puts a node's old broker.conf back and makes its broker serve on it.
+func (e *Env) serveAsBefore(ctx context.Context, n *Node) error {
+	if err := e.restoreOldConf(ctx, n); err != nil {
+		return err
+	}
+	return e.startOld(ctx, n)
 }
 
 // stopCleanly stops the broker on a node and makes sure that it has said goodbye: a broker that dies

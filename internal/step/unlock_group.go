@@ -21,7 +21,7 @@ func (unlockGroup) Requirement() playbook.Requirement {
 func (unlockGroup) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Members {
-		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("remove %s and %s", renderedPath(m), LockPath(m, p.Group))})
+		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("remove %s and %s, keep %s for a later rollback", renderedPath(m), LockPath(m, p.Group), RecordPath(m.WorkDir, p.Group))})
 	}
 	return l
 }
@@ -30,6 +30,9 @@ func (unlockGroup) Done(context.Context, *Env) (bool, string, error) { return fa
 
 func (unlockGroup) Do(ctx context.Context, e *Env) error {
 	if err := removeRendered(ctx, e); err != nil {
+		return err
+	}
+	if err := e.record(ctx); err != nil { // it stays: the way back from a finished upgrade begins with it
 		return err
 	}
 	return lockGroup{}.Undo(ctx, e)

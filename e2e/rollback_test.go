@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mqlift/internal/event"
+)
+
+// A run that was killed anywhere before writes were opened is taken back by `rollback`, from its journal
+// or, where that is lost, from what it left on the hosts: the old group is exactly what it was.
+func TestRolledBackBeforeOpen(t *testing.T) {
+	b := newBench(t)
+	b.run(t, call{}, "rollback").wants(t, 0, "There is nothing to go back from")
+	before, files, log := b.old(t), b.oldFiles(t), b.logs(t)
+	begun := func(name string) func(*testing.T, *applying) {
+		return func(t *testing.T, a *applying) {
+			a.await(t, name+" to begin", func(e event.Event) bool { return e.Kind == event.StepBegin && e.Step == name })
+		}
+	}
+	for _, kill := range []struct {
+		in   string
+		wait func(*testing.T, *applying)
+		lost bool // the journal is
+	}{
+		{"prepare", begun("copy-log-live"), true},
+		{"fence", func(t *testing.T, a *applying) {
+			begun("fence-master")(t, a)
+			a.until(t, "the master to refuse sends", func(ctx context.Context) error {
+				conf, err := b.broker("host-a").Config(ctx)
+				if err == nil && conf["brokerPermission"] != "4" {
+					err = fmt.Errorf("brokerPermission is %s", conf["brokerPermission"])
+				}
+				return err
+			})
+		}, false},
+		{"form", func(t *testing.T, a *applying) {
+			begun("start-peers")(t, a)
+			a.until(t, "a new peer to run", func(context.Context) error {
+				if b.pid(t, "host-c", "broker") == 0 {
+					return errors.New("no broker on host-c")
+				}
+				return nil
+			})
+		}, true},
+		{"hand over, the old master stopped", begun("carry-offsets"), true},
+		{"hand over, with the journal", begun("stop-master"), false},
+	} {
+		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
+			a := b.startApply(t)
+			kill.wait(t, a)
+			a.signal(t, syscall.SIGKILL)
+			a.ended(t)
+			how := []string{"rollback"}
+			if kill.lost {
+				run := b.newestRun(t)
+				must(t, os.RemoveAll(b.stateDir()))
+				b.run(t, call{}, "rollback").wants(t, 8, run)
+				how = append(how, "--break-lock", run)
+			} else {
+				b.run(t, call{}, "status").wants(t, 0, "was cut short at", "mqlift rollback", "is free")
+			}
+			b.run(t, call{}, how...).wants(t, 0, "is the old master/slave group again")
+			b.serves(t, before)
+			if diff := cmp.Diff(files, b.oldFiles(t)); diff != "" {
+				t.Errorf("files are not as before (-before +after):\n%s", diff)
+			}
+			now := b.logs(t)
+			for name, was := range log {
+				if !bytes.HasPrefix(now[name], was) {
+					t.Errorf("%s: what was in the log before is not there as it was", name)
+				}
+			}
+			b.run(t, call{}, "rollback").wants(t, 0, "There is nothing to go back from")
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// newestRun is the name of the newest run that this machine knows.
+func (b *bench) newestRun(t *testing.T) string {
+	t.Helper()
+	runs, err := filepath.Glob(filepath.Join(b.stateDir(), "runs", group, "run-*"))
+	must(t, err)
+	if len(runs) == 0 {
+		t.Fatal("there is no run")
+	}
+	return filepath.Base(runs[len(runs)-1])
+}
+
+// oldFiles is every file of the old group's hosts that running brokers do not write to, and that mqlift
+// does not keep under a name that says so.
+func (b *bench) oldFiles(t *testing.T) snapshot {
+	t.Helper()
+	s := snapshot{}
+	for _, h := range []string{"host-a", "host-b"} {
+		must(t, s.files(h, b.host(h).Dir))
+	}
+	maps.DeleteFunc(s, func(name, _ string) bool {
+		return strings.Contains(name, "mqlift") || strings.HasSuffix(name, " tmp")
+	})
+	return s
+}
+
+// logs are the old group's commit logs as far as they hold messages, by host and file.
+func (b *bench) logs(t *testing.T) map[string][]byte {
+	t.Helper()
+	m := map[string][]byte{}
+	for _, h := range []string{"host-a", "host-b"} {
+		names, err := filepath.Glob(filepath.Join(b.host(h).InstallDir, "store", "commitlog", "*"))
+		must(t, err)
+		if len(names) == 0 {
+			t.Fatalf("%s has no commit log", h)
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			must(t, err)
+			m[h+" "+filepath.Base(name)] = bytes.TrimRight(data, "\x00")
+		}
+	}
+	return m
+}

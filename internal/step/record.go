@@ -1,0 +1,63 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+
+	"mqlift/internal/plan"
+	"mqlift/internal/remote"
+)
+
+// Record is what a run keeps of itself on every host of the group, so that the way back is known also
+// where the journal is not: the plan with the old files in it, and what the steps had found when it was
+// written. It is written with the lock, once more before the first peers start, and once more before
+// writes are opened, so that one without State.OpeningAt, on all hosts, proves that they never were.
+type Record struct {
+	Plan  *plan.Plan `json:"plan"`
+	State *State     `json:"state"`
+}
+
+// RecordPath is a group's record below mqlift's folder on a host.
+func RecordPath(workDir, group string) string { return path.Join(workDir, group+".run.json") }
+
+// ReadRecord reads the record on one host; nil when there is none.
+func ReadRecord(ctx context.Context, h *remote.Host, workDir, group string) (*Record, error) {
+	file := RecordPath(workDir, group)
+	data, err := h.ReadFile(ctx, file)
+	if isNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil || r.Plan == nil || r.State == nil || r.State.Run == "" {
+		return nil, fmt.Errorf("%s is not the record of a run: %w; move it away when no run is going on", file, errors.Join(err, errors.New("it wants a plan and a state")))
+	}
+	return &r, nil
+}
+
+// record writes the run's record on every host. It holds configuration files: nobody else reads it.
+func (e *Env) record(ctx context.Context) error {
+	data, err := json.Marshal(Record{Plan: e.Plan, State: e.State})
+	if err != nil {
+		return err
+	}
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		return n.Remote.WriteFile(ctx, RecordPath(n.WorkDir, e.Plan.Group), data, 0o600)
+	})
+}
+
+// forget removes the run's record, which is another run's when that has written its own.
+func (e *Env) forget(ctx context.Context) error {
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		r, err := ReadRecord(ctx, n.Remote, n.WorkDir, e.Plan.Group)
+		if err != nil || r == nil || r.State.Run != e.State.Run {
+			return err
+		}
+		return removeIfThere(ctx, n, RecordPath(n.WorkDir, e.Plan.Group))
+	})
+}
