@@ -7,10 +7,12 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // interrupts is what Ctrl-C, SIGTERM and the loss of the terminal do. The first one stops the work at
-// its next safe place; Ctrl-C or SIGTERM once more ends the program at once.
+// its next safe place; Ctrl-C or SIGTERM once more ends the program at once. The loss of the terminal
+// counts as neither: it comes together with a SIGTERM when a session ends.
 type interrupts struct {
 	mu sync.Mutex
 	// stopping says where the work stops, abandoned what is left of it when it is ended at once.
@@ -43,7 +45,7 @@ func (i *interrupts) watch(stop func(), stderr io.Writer) (over func()) {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	go func() {
-		stopped := false
+		stopped, asked := false, false
 		for {
 			var s os.Signal
 			select {
@@ -52,19 +54,17 @@ func (i *interrupts) watch(stop func(), stderr io.Writer) (over func()) {
 			case s = <-signals:
 			}
 			stopping, abandoned := i.words()
-			switch {
-			case !stopped:
-				stopped = true
-				stop()
-				if stopping != nil {
-					stopping()
-				}
-			case s == syscall.SIGHUP: // the terminal's end comes with, or after, another signal
-			default:
-				if abandoned != nil {
-					fmt.Fprintf(stderr, "\nmqlift: %s\n", abandoned())
-				}
-				os.Exit(exitStopped)
+			if asked && s != syscall.SIGHUP {
+				leave(stderr, abandoned)
+			}
+			asked = asked || s != syscall.SIGHUP
+			if stopped {
+				continue
+			}
+			stopped = true
+			stop()
+			if stopping != nil {
+				go stopping() // a terminal that takes nothing must not keep the second one from being heard
 			}
 		}
 	}()
@@ -72,4 +72,20 @@ func (i *interrupts) watch(stop func(), stderr io.Writer) (over func()) {
 		signal.Stop(signals)
 		close(done)
 	}
+}
+
+// leave ends the program, and says before, as far as somebody reads it, what is left.
+func leave(stderr io.Writer, abandoned func() string) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		if abandoned != nil {
+			fmt.Fprintf(stderr, "\nmqlift: %s\n", abandoned())
+		}
+	}()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
+	os.Exit(exitStopped)
 }

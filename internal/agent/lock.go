@@ -30,6 +30,8 @@ type LockRequest struct {
 	Content []byte     `json:"content,omitempty"`
 	// Expect is the content that the file must have for the action; nil means that there is no file.
 	Expect []byte `json:"expect,omitempty"`
+	// Quiet is how long the file must not have been beaten for the action; 0 for no matter.
+	Quiet time.Duration `json:"quietNs,omitempty"`
 }
 
 // LockAnswer is what lay there before the action.
@@ -72,7 +74,7 @@ func lockFile(_ context.Context, r LockRequest, _ *session) (LockAnswer, error) 
 	if err := look(r.Path, &a); err != nil {
 		return a, err
 	}
-	if (a.Held == nil) != (r.Expect == nil) || !bytes.Equal(a.Held, r.Expect) {
+	if (a.Held == nil) != (r.Expect == nil) || !bytes.Equal(a.Held, r.Expect) || a.Quiet < r.Quiet {
 		return a, nil
 	}
 	switch r.Action {

@@ -34,6 +34,7 @@ func TestALockIsTakenKeptAndReleasedByItsHolderAlone(t *testing.T) {
 	}
 	for _, r := range []LockRequest{
 		{Action: LockTake, Content: other}, {Action: LockTake, Content: other, Expect: other},
+		{Action: LockTake, Content: other, Expect: mine, Quiet: 2 * time.Hour},
 		{Action: LockBeat, Expect: other}, {Action: LockRelease, Expect: other}, {Action: LockRelease},
 	} {
 		r.Path = file

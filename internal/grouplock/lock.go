@@ -95,7 +95,7 @@ func (h *Held) Do() string {
 	lost := fmt.Sprintf("where its journal is lost, `mqlift rollback --break-lock %s` goes back by what the run kept on the hosts", h.Run)
 	switch {
 	case h.Life == Alive:
-		return fmt.Sprintf("let it end, or press Ctrl-C where it runs, on %s: a lock of a run that lives cannot be broken", h.From)
+		return fmt.Sprintf("let it end, or press Ctrl-C where it runs, on %s; the lock of a run that lives cannot be broken", h.From)
 	case h.Dir == "":
 		return fmt.Sprintf("`--break-lock %s` takes the lock over", h.Run)
 	case h.Life == Dead:

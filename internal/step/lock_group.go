@@ -91,6 +91,7 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 			}
 			return nil
 		}
+		take.Quiet = 0
 		if take.Expect = a.Held; a.Held == nil {
 			before = nil
 			continue
@@ -100,6 +101,9 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 		}
 		if before.Run != e.State.Run && !before.Breakable(e.Options.BreakLock) {
 			return &grouplock.Error{Held: before, Named: e.Options.BreakLock}
+		}
+		if before.Life == grouplock.Silent && before.Run != e.State.Run {
+			take.Quiet = grouplock.SilentAfter // it may wake up between the look and the taking
 		}
 	}
 	return &grouplock.Error{Held: before, Named: e.Options.BreakLock}
