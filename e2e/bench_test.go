@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +37,7 @@ const (
 type bench struct {
 	*lab.Lab
 	dir    string // the operator's
+	state  string // where journals are kept; below dir when it is empty
 	client *rocketmq.Client
 }
 
@@ -121,7 +124,7 @@ func (b *bench) conf(host string) string {
 	return filepath.Join(b.host(host).InstallDir, "conf", "broker.conf")
 }
 
-func (b *bench) stateDir() string { return filepath.Join(b.dir, "state") }
+func (b *bench) stateDir() string { return cmp.Or(b.state, filepath.Join(b.dir, "state")) }
 
 // send sends keyed messages of a size to the master, one by one.
 func (b *bench) send(t *testing.T, prefix string, count, size int) {
@@ -267,7 +270,7 @@ func (b *bench) command(c call, args ...string) *exec.Cmd {
 		c.topology = b.Topology()
 	}
 	args = append(args, "-t", c.topology)
-	if args[0] == "apply" || args[0] == "rollback" || args[0] == "status" {
+	if (args[0] == "apply" || args[0] == "rollback" || args[0] == "status") && !slices.Contains(args, "--state-dir") {
 		args = append(args, "--state-dir", b.stateDir())
 	}
 	cmd := exec.Command(os.Getenv(binaryVariable), args...)

@@ -35,6 +35,10 @@ func TestUndoneOnCtrlC(t *testing.T) {
 			b.serves(t, before)
 		})
 	}
+	t.Run("not confirmed before opening", func(t *testing.T) {
+		b.run(t, call{stdin: "no\n"}, "apply", "--yes", "--ask-before-open", "--no-failover", "--keys", oldKeys).wants(t, 4, "Go on and open writes", "not confirmed", "everything was undone")
+		b.serves(t, before)
+	})
 	if t.Failed() {
 		return
 	}
