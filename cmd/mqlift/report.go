@@ -52,6 +52,9 @@ func (r *applyReport) print(out io.Writer) {
 		fmt.Fprintf(out, ", longest gap %d ms (%s)", r.Reads.LongestMS, r.Reads.First)
 	}
 	fmt.Fprintln(out)
+	for _, line := range r.State.UnderWay() {
+		fmt.Fprintln(out, line)
+	}
 	if !r.OK {
 		return
 	}

@@ -487,11 +487,12 @@ func TestTheCasesFilesAreJudgedAndTurnedIntoMembers(t *testing.T) {
 			if s := shut.Settings("4.5.2", ""); s.Writable() || s.Permission != 4 || s.AcceptSendsFrom != ClosedUntil {
 				t.Errorf("closed, but %+v", s)
 			}
-			open, err := shut.Apply(Edit{Delete: []string{"brokerPermission", "startAcceptSendRequestTimeStamp"}})
+			open, err := shut.Apply(Edit{Delete: []string{"brokerPermission", "startAcceptSendRequestTimeStamp", "slaveReadEnable", "offsetCheckInSlave", "transactionTimeOut"}})
 			if err != nil || !bytes.Equal(open.Bytes(), edited.Bytes()) {
-				t.Errorf("the closed file is the final one and two lines more: %v\n%s", err, Diff("final", "opened", edited.Bytes(), open.Bytes()))
+				t.Errorf("the closed file is the final one and five lines more: %v\n%s", err, Diff("final", "opened", edited.Bytes(), open.Bytes()))
 			}
-			if diff := cmp.Diff([]KV{{"brokerPermission", "6"}, {"startAcceptSendRequestTimeStamp", "0"}}, edited.OpenWrites("4.5.2")); diff != "" {
+			if diff := cmp.Diff([]KV{{"brokerPermission", "6"}, {"startAcceptSendRequestTimeStamp", "0"}, {"slaveReadEnable", "false"}, {"offsetCheckInSlave", "false"},
+				{"transactionTimeOut", "6000"}, {"brokerRole", "SLAVE"}}, edited.OpenWrites("4.5.2")); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -12,8 +12,8 @@ import (
 const ClosedUntil int64 = 4102444800000
 
 // CloseWrites is what refuses sends and leaves reads: brokerPermission=4 for routes and consumers'
-// send-backs, the timestamp for producers with an old route. The broker's own writes (due delayed
-// messages, transaction ends) are not refused by it.
+// send-backs, the timestamp for producers with an old route. What the broker writes by itself is not
+// refused by it: see Silence.
 func CloseWrites() []KV {
 	return []KV{
 		{"brokerPermission", "4"},
@@ -21,13 +21,44 @@ func CloseWrites() []KV {
 	}
 }
 
-// OpenWrites is what CloseWrites must be replaced by in a running broker so that it is as this
-// file has it.
+// RoleKey is the property that decides whether a message store takes anything at all.
+const RoleKey = "brokerRole"
+
+// Silence is what keeps a running broker from writing by itself: delayed messages that come due, ends
+// and checks of transactions, events about consumer offsets. The message store of a SLAVE refuses
+// whatever would be put into it (DefaultMessageStore.putMessage of 4.5.2 and 4.9.7,
+// HookUtils.checkBeforePutMessage of 5.3.3), and the role is taken at run time. Delayed messages and
+// transactions wait for the next master then: the first are tried again 10 s later, the second checked
+// again. The others make such a broker serve pulls as before, and keep its transaction check from
+// trying the same write over and over (TransactionalMessageServiceImpl.check).
+func Silence() []KV { return append(silentFile(), KV{RoleKey, "SLAVE"}) }
+
+// silentFile is Silence without the role, which a member's file has its own reasons for.
+func silentFile() []KV {
+	return []KV{
+		{"slaveReadEnable", "true"},
+		{"offsetCheckInSlave", "true"},
+		{"transactionTimeOut", strconv.FormatInt(ClosedUntil, 10)}, // ms: no transaction is ever old enough
+	}
+}
+
+// Slave tells from the configuration in effect whether a broker is a slave. A master under Silence calls
+// itself one, but no real slave has mqlift's timestamp.
+func Slave(live map[string]string) bool {
+	return live[RoleKey] == "SLAVE" && live["startAcceptSendRequestTimeStamp"] != strconv.FormatInt(ClosedUntil, 10)
+}
+
+// OpenWrites is what CloseWrites and Silence must be replaced by in a running broker so that it is as
+// this file has it.
 func (f *File) OpenWrites(release string) []KV {
 	s := f.Settings(release, "")
 	return []KV{
 		{"brokerPermission", strconv.Itoa(s.Permission)},
 		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(s.AcceptSendsFrom, 10)},
+		{"slaveReadEnable", strconv.FormatBool(s.SlaveRead)},
+		{"offsetCheckInSlave", strconv.FormatBool(s.OffsetCheckInSlave)},
+		{"transactionTimeOut", strconv.FormatInt(s.TransactionTimeOut, 10)},
+		{RoleKey, s.Role},
 	}
 }
 
@@ -150,7 +181,7 @@ func (f *File) toDLedger(t DLedgerTarget, release string, otherHost bool) (Edit,
 		}
 	}
 	if t.Closed {
-		for _, kv := range CloseWrites() {
+		for _, kv := range append(CloseWrites(), silentFile()...) {
 			set(kv.Key, kv.Value, "writes stay closed until the group is proven; reads work")
 		}
 	}

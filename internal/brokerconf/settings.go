@@ -52,6 +52,10 @@ type Settings struct {
 	Permission      int   // brokerPermission: 2 write, 4 read, 6 both
 	AcceptSendsFrom int64 // startAcceptSendRequestTimeStamp, ms since 1970; sends before are refused
 
+	SlaveRead          bool  // slaveReadEnable
+	OffsetCheckInSlave bool  // offsetCheckInSlave
+	TransactionTimeOut int64 // transactionTimeOut, ms until a half transaction is asked about
+
 	ACL                         bool // aclEnable
 	AutoCreateTopic             bool
 	AutoCreateSubscriptionGroup bool
@@ -171,6 +175,10 @@ func (f *File) settings(release, home string) (Settings, []ignored) {
 
 		Permission:      int(r.number("brokerPermission", 32, 6)),
 		AcceptSendsFrom: r.number("startAcceptSendRequestTimeStamp", 64, 0),
+
+		SlaveRead:          r.yes("slaveReadEnable", false),
+		OffsetCheckInSlave: r.yes("offsetCheckInSlave", false),
+		TransactionTimeOut: r.number("transactionTimeOut", 64, 6000),
 
 		ACL:                         r.yes("aclEnable", false),
 		AutoCreateTopic:             r.yes("autoCreateTopicEnable", true),

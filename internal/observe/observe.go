@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,6 +65,10 @@ type Member struct {
 	Runtime    rocketmq.RuntimeInfo
 	Live       map[string]string // its configuration in effect
 	RuntimeErr error
+	// GoGroups are the consumer groups, by name, that have a client in Go connected to this master and
+	// share their messages (cluster mode). ConsumersErr tells why that is not known.
+	GoGroups     []string
+	ConsumersErr error
 
 	// Root and CommitLog are where the store was looked for: as the broker has them, and on a host
 	// without one where the master's would be there (Places).
@@ -85,7 +90,7 @@ func (m *Member) Role() string {
 		return ""
 	case m.Live["enableDLegerCommitLog"] == "true":
 		return "dledger"
-	case m.Live["brokerRole"] == "SLAVE":
+	case brokerconf.Slave(m.Live):
 		return "slave"
 	}
 	return "master"
@@ -133,6 +138,13 @@ func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hos
 	if err := eg.Wait(); err != nil {
 		return nil, err
 	}
+	for i := range f.Members {
+		if m := &f.Members[i]; m.Role() == "master" {
+			if m.GoGroups, m.ConsumersErr = goGroups(outer, h.Client.Broker(m.Addr)); outer.Err() != nil {
+				return nil, outer.Err()
+			}
+		}
+	}
 	// Then the disks: on a host without a broker, a store lies where the master's would.
 	var master *Member
 	for i := range f.Members {
@@ -169,6 +181,38 @@ func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hos
 		}
 	}
 	return f, nil
+}
+
+// goGroups asks a broker which of its consumer groups have clients in Go.
+func goGroups(ctx context.Context, b *rocketmq.Broker) ([]string, error) {
+	groups, _, err := b.SubscriptionGroups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var found []string
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.SetLimit(16)
+	for name := range groups {
+		eg.Go(func() error {
+			c, err := b.ConsumerConnections(ctx, name)
+			if err != nil {
+				return err
+			}
+			for _, client := range c.Clients {
+				if client.Language == "GO" && c.Model == "CLUSTERING" {
+					mu.Lock()
+					defer mu.Unlock()
+					found = append(found, name)
+					break
+				}
+			}
+			return nil
+		})
+	}
+	err = eg.Wait()
+	slices.Sort(found)
+	return found, err
 }
 
 func nameServer(ctx context.Context, c *rocketmq.Client, all []string, addr string) NameServer {

@@ -272,8 +272,24 @@ func (p *preflight) old(m *observe.Member) {
 	if KindOf(m) == Slave {
 		p.slave(m)
 	}
+	p.sendBacks(m)
 	if m.Live["brokerRole"] == "SYNC_MASTER" {
 		p.add(diag.Warn, "broker.sync", host, "", "SYNC_MASTER: from the stop of the slave to the fence sends answer SLAVE_NOT_AVAILABLE although they are stored", "have producers take that status as stored, or pause them for the stage `narrow`")
+	}
+}
+
+// sendBacks warns of clients that do not bear a refused send-back. In rocketmq-client-go up to 2.1.2
+// pushConsumer.sendMessageBack takes any answer for success and moves on (read there; later ones and
+// Java's send the message to the retry topic, or consume it again).
+func (p *preflight) sendBacks(m *observe.Member) {
+	host := m.Declared.Host
+	switch {
+	case m.ConsumersErr != nil:
+		p.add(diag.Warn, "clients.sendBack", host, m.Addr, "which clients consume is not known: "+m.ConsumersErr.Error(), "clients in Go may lose a message that they send back while writes are refused: see for yourself whether there are any")
+	case len(m.GoGroups) > 0:
+		p.add(diag.Warn, "clients.sendBack", host, m.Addr,
+			fmt.Sprintf("%d consumer group(s) have clients in Go: %s; rocketmq-client-go up to 2.1.2 takes a refused send-back for done, so that a message on which the application fails while writes are refused is not given to it again", len(m.GoGroups), strings.Join(m.GoGroups, ", ")),
+			"have applications with such a client retry within themselves, or stop them for the stages fence to open; other clients try again by themselves")
 	}
 }
 

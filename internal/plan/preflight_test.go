@@ -129,6 +129,10 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 			[]string{"fail host.user host-b"}, "the broker runs as root and mqlift works as rocketmq here"},
 		"writes are closed in the running broker": {func(g *group) { g.member(a).Live["brokerPermission"] = "4" },
 			[]string{"fail broker.drift host-a"}, "the file gives brokerPermission=6 and the running broker has 4"},
+		"consumers in Go": {func(g *group) { g.member(a).GoGroups = []string{"clerks", "readers"} },
+			[]string{"warn clients.sendBack host-a"}, "2 consumer group(s) have clients in Go: clerks, readers;"},
+		"consumers that cannot be asked for": {func(g *group) { g.member(a).ConsumersErr = errors.New("time ran out") },
+			[]string{"warn clients.sendBack host-a"}, "which clients consume is not known: time ran out"},
 		"a slave with other limits": {func(g *group) { g.member(b).Live["maxMessageSize"] = "65536" },
 			[]string{"warn broker.alike host-b"}, "maxMessageSize is 65536 here and 4194304 on the master"},
 		"a release that loses carried queues": {func(g *group) {

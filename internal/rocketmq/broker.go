@@ -550,3 +550,23 @@ func (b *Broker) Consumers(ctx context.Context, group string) ([]string, error) 
 	}
 	return body.IDs, err
 }
+
+// ConsumerConnections are the clients of one consumer group that are connected to a broker.
+type ConsumerConnections struct {
+	Clients []struct {
+		ID       string `json:"clientId"`
+		Addr     string `json:"clientAddr"`
+		Language string `json:"language"` // JAVA, GO, CPP, … (LanguageCode.java)
+		Version  int    `json:"version"`  // ordinal of MQVersion.Version, as the client gives it
+	} `json:"connectionSet"`
+	Model string `json:"messageModel"` // CLUSTERING or BROADCASTING
+}
+
+// ConsumerConnections lists the clients of a group; a group without any is no error.
+func (b *Broker) ConsumerConnections(ctx context.Context, group string) (ConsumerConnections, error) {
+	c, err := callJSON[ConsumerConnections](ctx, b.client, b.addr, GetConsumerConnections, map[string]string{"consumerGroup": group})
+	if refused(err, ResponseConsumerNotOnline) {
+		return ConsumerConnections{}, nil
+	}
+	return c, err
+}

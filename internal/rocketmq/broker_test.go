@@ -460,6 +460,22 @@ func TestAGroupWithoutConsumersIsNoError(t *testing.T) {
 	}
 }
 
+func TestAGroupsConnectionsTellTheClientsLanguage(t *testing.T) {
+	body := `{"connectionSet":[{"clientAddr":"10.0.0.9:4711","clientId":"10.0.0.9@a","language":"GO","version":317}],"consumeFromWhere":"CONSUME_FROM_FIRST_OFFSET","consumeType":"CONSUME_PASSIVELY","messageModel":"CLUSTERING","subscriptionTable":{}}`
+	p := answering(t, func(*Command) *Command { return &Command{Body: []byte(body)} })
+	c, err := newTestClient(t, Options{}).Broker(p.addr).ConsumerConnections(within(t), "g1")
+	if err != nil || c.Model != "CLUSTERING" || len(c.Clients) != 1 || c.Clients[0].Language != "GO" {
+		t.Errorf("%+v %v", c, err)
+	}
+	for code, none := range map[Code]bool{ResponseConsumerNotOnline: true, ResponseSystemError: false} {
+		p := answering(t, func(*Command) *Command { return &Command{Code: code, Remark: "the consumer group[g1] not online"} })
+		c, err := newTestClient(t, Options{}).Broker(p.addr).ConsumerConnections(within(t), "g1")
+		if (err == nil) != none || len(c.Clients) != 0 {
+			t.Errorf("code %d: %+v %v", code, c, err)
+		}
+	}
+}
+
 func TestAnAnswerWithoutItsPartsIsAnErrorThatSaysWhere(t *testing.T) {
 	for name, answer := range map[string]*Command{
 		"empty": ok(nil), "no number": {Fields: map[string]string{"offset": "x"}, Body: []byte("]")},

@@ -29,6 +29,7 @@ const (
 	GetClusterInfo              Code = 106
 	CreateSubscriptionGroup     Code = 200
 	GetAllSubscriptionGroupConf Code = 201
+	GetConsumerConnections      Code = 203
 	SendMessageV2               Code = 310
 )
 
@@ -50,6 +51,7 @@ const (
 	ResponsePullOffsetMoved            Code = 21
 	ResponseQueryNotFound              Code = 22
 	ResponseSubscriptionGroupNotExists Code = 26
+	ResponseConsumerNotOnline          Code = 206
 )
 
 // requestName is what a request does, for error messages.
@@ -95,6 +97,8 @@ func requestName(c Code) string {
 		return "creating a subscription group"
 	case GetAllSubscriptionGroupConf:
 		return "listing subscription groups"
+	case GetConsumerConnections:
+		return "listing a group's connections"
 	}
 	if c == 50000 { // DLedgerRequestCode.METADATA
 		return "reading the Raft group"
@@ -135,6 +139,8 @@ func responseName(c Code) string {
 		return "QUERY_NOT_FOUND"
 	case ResponseSubscriptionGroupNotExists:
 		return "SUBSCRIPTION_GROUP_NOT_EXIST"
+	case ResponseConsumerNotOnline:
+		return "CONSUMER_NOT_ONLINE"
 	}
 	return ""
 }

@@ -53,12 +53,14 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
+	e.State.Offsets, e.State.OffsetsMoved = 0, 0
 	for key, queues := range old {
 		topic, group, ok := rocketmq.TopicAndGroup(key)
 		if !ok {
 			continue
 		}
 		for queue, offset := range queues {
+			e.State.Offsets++
 			if has, ok := now[key][queue]; ok && has >= offset {
 				continue
 			}
@@ -68,7 +70,7 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 			e.State.OffsetsMoved++
 		}
 	}
-	e.note(leader.Host, "%d consumer offsets brought up to what the old master had", e.State.OffsetsMoved)
+	e.note(leader.Host, "%d of %d consumer offsets brought up to what the old master had, none set back", e.State.OffsetsMoved, e.State.Offsets)
 	return nil
 }
 

@@ -22,7 +22,7 @@ func (copyTail) Requirement() playbook.Requirement {
 func (copyTail) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.First() {
-		l = append(l, plan.Action{Host: m.Host, Text: "write the bytes since the alignment into " + m.CommitLog + "; take config/*.json as the master has it now"})
+		l = append(l, plan.Action{Host: m.Host, Text: "write the bytes since the alignment into " + m.CommitLog + "; take config/*.json and all offsets as the master has them now"})
 	}
 	return l
 }
@@ -44,7 +44,8 @@ func (copyTail) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 // later releases added).
 var metadata = []string{"topics.json", "subscriptionGroup.json", "consumerOffset.json", "consumerFilter.json", "delayOffset.json", "topicQueueMapping.json", "consumerOrderInfo.json"}
 
-// copyMetadata copies the master's config/*.json into a node's new root. A running broker writes each
+// copyMetadata copies the master's config/*.json into a node's new root, offsets as they are at this
+// moment and not as it wrote them last. A running broker writes each
 // of them anew from time to time by renaming (MixAll.string2File), so that a file may be missing for a
 // moment; the .bak beside it then holds the one before.
 func (e *Env) copyMetadata(ctx context.Context, n *Node) error {
@@ -54,7 +55,10 @@ func (e *Env) copyMetadata(ctx context.Context, n *Node) error {
 		return err
 	}
 	for _, name := range metadata {
-		data, err := m.metadataFile(ctx, name)
+		data, err := e.offsetsNow(ctx, m, name)
+		if err != nil || data == nil {
+			data, err = m.metadataFile(ctx, name)
+		}
 		if err != nil {
 			return err
 		}

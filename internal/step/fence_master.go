@@ -12,10 +12,10 @@ import (
 
 const propPermission = "brokerPermission"
 
-// closed is brokerconf.CloseWrites as updateConfig takes it.
+// closed is what makes a broker write nothing more, as updateConfig takes it.
 func closed() map[string]string {
 	m := map[string]string{}
-	for _, kv := range brokerconf.CloseWrites() {
+	for _, kv := range append(brokerconf.CloseWrites(), brokerconf.Silence()...) {
 		m[kv.Key] = kv.Value
 	}
 	return m
@@ -35,7 +35,9 @@ func (e *Env) opened(n *Node) (map[string]string, error) {
 	return m, nil
 }
 
-// fenceMaster makes the old master refuse every send while it goes on answering reads.
+// fenceMaster makes the old master refuse every send, and write nothing by itself, while it goes on
+// answering reads. With its own writes going on, the log would move after every certificate, and the
+// new leader, which delivers the same delayed messages, would number them otherwise than the master.
 type fenceMaster struct{}
 
 func (fenceMaster) Name() string     { return "fence-master" }
@@ -48,7 +50,7 @@ func (fenceMaster) Requirement() playbook.Requirement {
 func (fenceMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission=4 and startAcceptSendRequestTimeStamp far ahead in the running broker (code 25), put broker.conf back as it was, wait until the log's end stands still"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission=4, startAcceptSendRequestTimeStamp far ahead and brokerRole=SLAVE in the running broker (code 25): no sends, nothing written by itself, reads as before; put broker.conf back as it was, wait until the log's end stands still"})
 	}
 	return l
 }
@@ -77,6 +79,7 @@ func (fenceMaster) Do(ctx context.Context, e *Env) error {
 	}
 	e.State.FencedEnd = end
 	e.note(m.Host, "sends are refused; the log's end stands still at %d", end)
+	e.noteWaiting(ctx)
 	return nil
 }
 
@@ -144,7 +147,7 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 	} else {
 		e.note(m.Host, "the old master takes sends again, after %s", time.Since(e.State.FencedAt).Round(time.Millisecond))
 	}
-	e.State.Fence, e.State.FencedAt, e.State.FencedEnd = nil, time.Time{}, 0
+	e.State.Fence, e.State.FencedAt, e.State.FencedEnd, e.State.Waiting = nil, time.Time{}, 0, nil
 	return nil
 }
 

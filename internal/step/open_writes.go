@@ -3,8 +3,10 @@ package step
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/rocketmq"
@@ -26,7 +28,7 @@ func (openWrites) Describe(p *plan.Plan) []plan.Action {
 		l = append(l, plan.Action{Host: m.Host, Text: "note in " + RecordPath(m.WorkDir, p.Group) + " that going back is not free from here on"})
 	}
 	for _, m := range p.First() {
-		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission and startAcceptSendRequestTimeStamp in the running broker back to what the group had, make " + m.ConfPath + " the new one without the two"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission and startAcceptSendRequestTimeStamp in the running broker back to what the group had, and the leader's brokerRole to SYNC_MASTER; make " + m.ConfPath + " the new one"})
 	}
 	return append(l, plan.Action{Text: "send a tracer until it is acknowledged"})
 }
@@ -69,13 +71,13 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 		if n == leader {
 			continue
 		}
-		if err := e.updateConfig(ctx, n, e.State.Fence, n.NewConf); err != nil {
+		if err := e.updateConfig(ctx, n, e.open(""), n.NewConf); err != nil {
 			return fmt.Errorf("%s: opening writes: %w", n.Host, err)
 		}
 	}
 	ctx = context.WithoutCancel(ctx) // half opened is no place to stop at: sends would stay refused
 	if leader.Kind != plan.Master {  // a joined old master was started open
-		if err := e.updateConfig(ctx, leader, e.State.Fence, leader.NewConf); err != nil {
+		if err := e.updateConfig(ctx, leader, e.open(electedRole), leader.NewConf); err != nil {
 			return fmt.Errorf("%s: opening writes: %w", leader.Host, err)
 		}
 	}
@@ -98,6 +100,20 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 	}
 	e.note(e.State.Leader, "the new leader takes sends; they had been refused for %s", e.State.WriteOutage().Round(time.Millisecond))
 	return nil
+}
+
+// electedRole is what a peer makes itself when it is elected (DLedgerRoleChangeHandler, 4.5.2 to 5.3.3).
+const electedRole = "SYNC_MASTER"
+
+// open is the old master's settings from before the fence, with another role: none for a follower,
+// which has its own.
+func (e *Env) open(role string) map[string]string {
+	set := maps.Clone(e.State.Fence)
+	delete(set, brokerconf.RoleKey)
+	if role != "" {
+		set[brokerconf.RoleKey] = role
+	}
+	return set
 }
 
 func (openWrites) Undo(context.Context, *Env) error { return ErrNothingToUndo }

@@ -35,6 +35,7 @@ func (provePeers) Describe(p *plan.Plan) []plan.Action {
 func (provePeers) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (provePeers) Do(ctx context.Context, e *Env) error {
+	defer e.keepSilent(ctx, e.First())()
 	err := e.until(ctx, 90*time.Second, "the new peers to elect a leader", func(ctx context.Context) error {
 		leader, err := e.leader(ctx, e.First())
 		if err != nil {

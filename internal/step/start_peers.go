@@ -26,7 +26,7 @@ func (startPeers) Requirement() playbook.Requirement {
 func (startPeers) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.First() {
-		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("use the new broker.conf with brokerPermission=4 and startAcceptSendRequestTimeStamp far ahead; run `%s` in %s as %s", m.Start, m.InstallDir, m.Peer)})
+		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("use the new broker.conf with brokerPermission=4 and startAcceptSendRequestTimeStamp far ahead; when it is elected, set brokerRole=SLAVE in it, so that it writes nothing by itself; run `%s` in %s as %s", m.Start, m.InstallDir, m.Peer)})
 	}
 	return l
 }
@@ -37,6 +37,7 @@ func (startPeers) Do(ctx context.Context, e *Env) error {
 	if err := e.record(ctx); err != nil { // with the end at which the logs are cut again on the way back
 		return err
 	}
+	defer e.keepSilent(ctx, e.First())()
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
 		p, err := n.process(ctx)
 		if err != nil {

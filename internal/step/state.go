@@ -28,6 +28,12 @@ type State struct {
 	// FencedEnd is the physical offset at which the fenced master's log stood still.
 	FencedEnd int64 `json:"fencedEnd,omitempty"`
 
+	// Waiting is what was under way at the fence; nil when it could not be counted.
+	Waiting *Waiting `json:"waiting,omitempty"`
+	// OwnBytes is what the fenced master wrote by itself after the certificate, and was copied and
+	// certified before writes were opened.
+	OwnBytes int64 `json:"ownBytes,omitempty"`
+
 	// Certificate covers what came after AlignedEnd; CertifiedEnd is the end of every log.
 	Certificate  *store.Certificate `json:"certificate,omitempty"`
 	CertifiedEnd int64              `json:"certifiedEnd,omitempty"`
@@ -47,7 +53,9 @@ type State struct {
 	// JoiningAt is set before the old master is started as a peer: from then on its ledger counts.
 	JoiningAt time.Time `json:"joiningAt,omitzero"`
 
-	// OffsetsMoved counts consumer offsets brought to the new leader at the hand-over.
+	// Offsets counts the consumer offsets that the stopped master had committed, one for each queue and
+	// group, and OffsetsMoved those of them that the new leader did not have at the hand-over.
+	Offsets      int `json:"offsets,omitempty"`
 	OffsetsMoved int `json:"offsetsMoved,omitempty"`
 
 	Failover *FailoverResult `json:"failover,omitempty"`

@@ -52,6 +52,7 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error { return e.unform(ctx, n) }); err != nil {
 		return err
 	}
+	e.State.OwnBytes += end - e.State.CertifiedEnd
 	e.State.FencedEnd = end
 	for _, s := range []Step{carryStores{}, copyTail{}, certifyLogs{}, startPeers{}, provePeers{}} {
 		if err := s.Do(ctx, e); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -115,7 +116,7 @@ func (e *Env) startOld(ctx context.Context, n *Node) error {
 		if live["enableDLegerCommitLog"] == "true" {
 			return permanent(fmt.Errorf("%s: the broker that runs is a DLedger peer; stop it and start it on %s", n.Host, n.ConfPath))
 		}
-		if slave := live["brokerRole"] == "SLAVE"; slave != (n.Kind == plan.Slave) {
+		if brokerconf.Slave(live) != (n.Kind == plan.Slave) {
 			return permanent(fmt.Errorf("%s: the broker runs as %s and was %s before", n.Host, live["brokerRole"], n.Kind))
 		}
 		// Until its first sample, a second after the start, a broker fails to say where its log ends
