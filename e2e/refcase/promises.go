@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,6 +23,8 @@ type Result struct {
 	ReadOutage        time.Duration // during the upgrade
 	Reads, ReadsBad   int           // look-ups with a fresh route during the upgrade
 	Stages            []Stage       // of the upgrade, as apply reports them
+	Consumed          Consumed      // from the beginning to the end
+	ConsumeGap        time.Duration // longest time in which the application that consumes was given nothing, during the upgrade
 	Failover          Failover
 	Acknowledged      int
 	Nodes             []Node
@@ -102,6 +105,7 @@ func (r *Result) upgrade(c *Case, from, to time.Time, report string) error {
 	for _, o := range read.Outages {
 		c.say("a look-up failed during the upgrade, at %s: %s", o.From.Format(time.TimeOnly), o.FirstError)
 	}
+	r.ConsumeGap = c.Reader.Gap(from, to)
 	r.UpgradeTook = to.Sub(from)
 	data, err := os.ReadFile(report)
 	if err != nil {
@@ -134,6 +138,7 @@ func (r *Result) count(ctx context.Context, c *Case) error {
 	acked := c.Sent.Acked()
 	r.Acknowledged = len(acked)
 	c.say("looking %d acknowledged and %d old messages up on every node", len(acked), len(c.Old))
+	r.Consumed = c.Reader.Await(ctx, time.Minute, slices.Concat(c.Old, acked))
 	found, err := c.Find(ctx, acked)
 	if err != nil {
 		return err
@@ -177,6 +182,9 @@ func (r *Result) Err() error {
 			miss("%s: %d of %d old messages found", n.Host, n.Old, OldCount)
 		}
 	}
+	if unseen := r.Consumed.Unseen; len(unseen) > 0 {
+		miss("%d of %d messages were not consumed, the first few: %v", len(unseen), r.Consumed.Wanted, head(unseen))
+	}
 	for host, lines := range r.Bugs {
 		miss("%s: %d lines with [BUG] in the broker's log, the first: %s", host, len(lines), lines[0])
 	}
@@ -202,6 +210,7 @@ func (r *Result) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nupgrade, stage by stage: %s\n", strings.Join(stages, ", "))
 	fmt.Fprintf(w, "look-ups of old keys with a fresh route during the upgrade: %d, failed: %d\n", r.Reads, r.ReadsBad)
+	fmt.Fprintf(w, "consumer group: %s\nlongest time in which it was given nothing during the upgrade: %s\n", r.Consumed, round(r.ConsumeGap))
 	fmt.Fprintf(w, "application: %.0f messages/s before the upgrade; lines with [BUG] in the brokers' logs: %d\n", r.Rate, len(r.Bugs))
 	fmt.Fprintf(w, "upgrade %s, everything after the lab was up %s\n", round(r.UpgradeTook), round(r.Took))
 }

@@ -28,6 +28,8 @@ const (
 	Group    = "broker-a"
 	OldFirst = 600000
 	OldCount = 100
+	// ReaderGroup is the consumer group of the application that consumes.
+	ReaderGroup = "readers"
 )
 
 // KeySpec is how mqlift's --keys names the old messages.
@@ -58,6 +60,7 @@ type Case struct {
 	Client probe.Timeline // an application's sends
 	Write  probe.Timeline // sends with a fresh route each
 	Read   probe.Timeline // look-ups of old keys with a fresh route each
+	Reader Consumer       // an application that consumes everything
 
 	stopTraffic context.CancelFunc
 	traffic     sync.WaitGroup
@@ -91,6 +94,9 @@ func Up(ctx context.Context, o Options) (_ *Case, err error) {
 		return nil, fmt.Errorf("lab status: %w", err)
 	}
 	if err := c.client.Broker(c.Addr("host-a")).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
+		return nil, err
+	}
+	if err := c.client.Broker(c.Addr("host-a")).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(ReaderGroup)); err != nil {
 		return nil, err
 	}
 	if err := c.routed(ctx); err != nil {
@@ -201,9 +207,13 @@ func (c *Case) Addrs() []string {
 // Broker asks one host's broker.
 func (c *Case) Broker(host string) *rocketmq.Broker { return c.client.Broker(c.Addr(host)) }
 
-// Start begins the traffic: an application that sends c.Rate keyed messages a second, a sender and a
-// reader of old keys with fresh routes. It returns when all three go steadily.
+// Start begins the traffic: an application that sends c.Rate keyed messages a second, one that consumes
+// them, a sender and a reader of old keys with fresh routes. It returns when all go steadily.
 func (c *Case) Start(ctx context.Context) error {
+	c.Reader.NameServers, c.Reader.Group, c.Reader.Topics = c.NameServers(), ReaderGroup, []string{Topic}
+	if err := c.Reader.Start(); err != nil {
+		return err
+	}
 	ctx, c.stopTraffic = context.WithCancel(ctx)
 	router, brokers := c.client.NameServers(c.NameServers()), probe.BrokersOf(c.client)
 	var keys []probe.MessageKey
@@ -335,8 +345,7 @@ func (c *Case) Bugs() (map[string][]string, error) {
 
 // Down ends the lab, unless it is to be kept, and all connections.
 func (c *Case) Down() error {
-	err := c.Stop()
-	err = errors.Join(err, c.client.Close())
+	err := errors.Join(c.Stop(), c.Reader.Stop(), c.client.Close())
 	if c.Keep {
 		return err
 	}
