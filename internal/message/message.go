@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -32,11 +33,18 @@ const (
 	FlagCompressed   = 1 << 0
 	FlagBornHostV6   = 1 << 4
 	FlagStoreHostV6  = 1 << 5
+	FlagInnerBatch   = 1 << 7 // 5.x: several messages in one, in a queue of another format
 	flagCompression  = 7 << 8 // which compression; 0 (before 5.x) and 3 are zlib
 	compressionLZ4   = 1 << 8
 	compressionZSTD  = 2 << 8
 	compressionZLIB  = 3 << 8
 	maxPlainBodySize = 256 << 20
+
+	// FlagTransaction masks what a message is to a transaction: none of it for an ordinary one.
+	FlagTransaction = 3 << 2
+	FlagPrepared    = 1 << 2
+	FlagCommitted   = 2 << 2
+	FlagRolledBack  = 3 << 2
 )
 
 // Names of properties that are looked at here (MessageConst).
@@ -167,6 +175,29 @@ func hostSize(v6 bool) int {
 // PhysicalOffset is the offset that the message at b says it stands at.
 func (l Layout) PhysicalOffset(b []byte) int64 { return int64(binary.BigEndian.Uint64(b[28:])) }
 
+// QueueID is the queue of the message at b.
+func (l Layout) QueueID(b []byte) int32 { return int32(binary.BigEndian.Uint32(b[12:])) }
+
+// QueueOffset is the logical offset of the message at b in its queue.
+func (l Layout) QueueOffset(b []byte) int64 { return int64(binary.BigEndian.Uint64(b[20:])) }
+
+// SysFlag is the system flag of the message at b.
+func (l Layout) SysFlag(b []byte) int32 { return int32(binary.BigEndian.Uint32(b[sysFlagAt:])) }
+
+// Property is the value of a property of the message at b, without a copy; nil without it. Of several
+// with one name the last one counts, as in Java.
+func (l Layout) Property(b []byte, name string) []byte {
+	var value []byte
+	for rest := b[l.Props:l.PropsEnd]; len(rest) > 0; {
+		var entry []byte
+		entry, rest, _ = bytes.Cut(rest, []byte{2})
+		if len(entry) > len(name)+1 && entry[len(name)] == 1 && string(entry[:len(name)]) == name {
+			value = entry[len(name)+1:]
+		}
+	}
+	return value
+}
+
 // Stored is when the broker stored the message at b, in milliseconds since 1970.
 func (l Layout) Stored(b []byte) int64 { return int64(binary.BigEndian.Uint64(b[l.storeAt:])) }
 
@@ -272,6 +303,13 @@ func (m Message) Keys() []string {
 		}
 	}
 	return keys
+}
+
+// OffsetID is the id that a broker gives to the message: where it is stored, in 32 hexadecimal digits,
+// or 56 with an IPv6 address (MessageDecoder.createMessageId).
+func (m Message) OffsetID() string {
+	b := appendHost(nil, m.StoreHost)
+	return strings.ToUpper(hex.EncodeToString(binary.BigEndian.AppendUint64(b, uint64(m.PhysicalOffset))))
 }
 
 // UniqueKey is the id that the producer gave to the message, empty when it gave none.

@@ -54,6 +54,9 @@ type Options struct {
 	SkipBodyCRC bool
 	// Samples is how many messages with a key to pick, spread evenly over the range.
 	Samples int
+	// Derived asks for consume queues and index to be compared with the log, which must then be walked
+	// whole: From and To 0, body CRCs included.
+	Derived bool
 	// Workers is how many cores to use; 0 means up to two, the broker being alive beside.
 	Workers int
 	// Progress is told the sum of bytes digested so far, now and then, one call at a time.
@@ -84,6 +87,8 @@ type Inspection struct {
 	DividedBlank bool `json:"dividedBlank"`
 	// Trailing is what stands after End that is neither zeros nor a whole message, if anything.
 	Trailing *Trailing `json:"trailing,omitempty"`
+	// Derived is what was found of consume queues and index; nil when it was not asked for.
+	Derived *Derived `json:"derived,omitempty"`
 	// Findings say what is wrong with this copy; with a Fail in them it must not be certified.
 	Findings diag.Findings `json:"findings,omitempty"`
 }
@@ -151,11 +156,26 @@ func Inspect(ctx context.Context, dir string, o Options) (*Inspection, error) {
 	}
 	w := walker{Options: o, dir: dir, fileSize: fileSize, hashing: &errgroup.Group{}}
 	w.hashing.SetLimit(o.Workers)
+	var scan *derivedScan
+	if o.Derived {
+		if o.From > 0 || o.To > 0 || o.SkipBodyCRC {
+			return nil, &RangeError{dir, max(o.From, o.To), "queues and index are compared with a whole log only"}
+		}
+		if scan, err = readDerived(ctx, o.Root, files[0].Base, o.Workers); err != nil {
+			return nil, err
+		}
+		w.bounds = scan.bounds
+	}
 	walks, err := w.walkAll(ctx, files)
 	if err != nil {
 		return nil, err
 	}
-	return in, in.assemble(o, walks)
+	total := newTally(nil)
+	if err := in.assemble(o, walks, total); err != nil || scan == nil {
+		return in, err
+	}
+	in.Derived, err = scan.compare(ctx, in, total)
+	return in, err
 }
 
 type walker struct {
@@ -165,6 +185,7 @@ type walker struct {
 	first    int64 // From, or the first byte kept
 	stride   int64 // distance of samples
 	hashing  *errgroup.Group
+	bounds   *tallyBounds // of what queues and index hold; nil: not asked for
 
 	progress sync.Mutex
 	done     int64
@@ -186,6 +207,7 @@ type fileWalk struct {
 	stored   int64
 	chunks   []Chunk
 	samples  []Sample
+	tally    *tally   // nil: not asked for
 	trailing [2]int64 // first and one past the last byte that is not zero, after stop; equal when there is none
 	// following are whole messages after stop, which no walk reaches: how many, and where the first is.
 	following      int64
@@ -310,6 +332,9 @@ func (w *walker) walkMapped(ctx context.Context, f LogFile, file *os.File, b []b
 	}
 	// Digests begin at the chunk that From stands in, so that they can be put behind earlier ones.
 	d.start = max(0, (f.Base+from)/ChunkSize*ChunkSize-f.Base)
+	if w.bounds != nil {
+		r.tally = newTally(w.bounds)
+	}
 	nextSample := w.sampleAfter(f.Base + from - 1)
 
 	var pos, before int64 // before: start of the last whole message
@@ -350,6 +375,9 @@ func (w *walker) walkMapped(ctx context.Context, f LogFile, file *os.File, b []b
 				}
 				r.messages++
 				r.stored = l.Stored(m)
+				if r.tally != nil {
+					r.tally.see(m, l, f.Base+pos)
+				}
 				if w.Samples > 0 && f.Base+pos >= nextSample {
 					if s, ok := sampleOf(m, l, f.Base+pos); ok {
 						r.samples = append(r.samples, s)
@@ -421,9 +449,8 @@ func sampleOf(m []byte, l message.Layout, offset int64) (Sample, bool) {
 	if err != nil {
 		return Sample{}, false
 	}
-	const rollback = 3 << 2 // MessageSysFlag.TRANSACTION_ROLLBACK_TYPE
 	keys := msg.Keys()
-	if len(keys) == 0 || msg.SysFlag&rollback == rollback || isBrokerTopic(msg.Topic) {
+	if len(keys) == 0 || msg.SysFlag&message.FlagTransaction == message.FlagRolledBack || isBrokerTopic(msg.Topic) {
 		return Sample{}, false
 	}
 	return Sample{Topic: msg.Topic, Key: keys[0], Offset: offset, QueueID: msg.QueueID,
@@ -628,7 +655,8 @@ func guard(path string, read func() error) (err error) {
 }
 
 // assemble puts the files' walks together the way CommitLog.recoverNormally does.
-func (in *Inspection) assemble(o Options, walks []fileWalk) error {
+// The tallies of files up to the end are added to total.
+func (in *Inspection) assemble(o Options, walks []fileWalk, total *tally) error {
 	for len(walks) > 0 && walks[0].gone {
 		walks, in.Files = walks[1:], in.Files[1:]
 	}
@@ -662,6 +690,9 @@ func (in *Inspection) assemble(o Options, walks []fileWalk) error {
 		}
 		in.Chunks = append(in.Chunks, w.chunks...)
 		in.Samples = append(in.Samples, w.samples...)
+		if w.tally != nil {
+			total.add(w.tally)
+		}
 		in.damage(*f, w)
 		if o.To > 0 && o.To <= f.Base+f.Size {
 			endFile = i

@@ -468,9 +468,10 @@ func BenchmarkInspect(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "commitlog")
 	l := storetest.New(b, dir, 64<<20, 0)
 	l.Fill(200_000, "topic", "k", 1000)
+	l.WriteQueues(l.Messages)
 	b.SetBytes(l.End)
-	for _, o := range []store.Options{{}, {SkipBodyCRC: true}, {Workers: 1}} {
-		b.Run(fmt.Sprintf("workers=%d,skipCRC=%t", o.Workers, o.SkipBodyCRC), func(b *testing.B) {
+	for _, o := range []store.Options{{}, {Derived: true}, {SkipBodyCRC: true}, {Workers: 1}} {
+		b.Run(fmt.Sprintf("workers=%d,skipCRC=%t,derived=%t", o.Workers, o.SkipBodyCRC, o.Derived), func(b *testing.B) {
 			b.SetBytes(l.End)
 			for b.Loop() {
 				if _, err := store.Inspect(b.Context(), dir, o); err != nil {

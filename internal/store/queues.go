@@ -121,7 +121,7 @@ type IndexFile struct {
 const indexHeader = 40
 
 // IndexFiles reads the headers of the index files under a store's root, by name. Without an index
-// folder there are none. A file too short for a header is io.ErrUnexpectedEOF.
+// folder there are none. A file too short for a header is an error.
 func IndexFiles(ctx context.Context, root string) ([]IndexFile, error) {
 	dir := filepath.Join(root, "index")
 	entries, err := os.ReadDir(dir)
@@ -150,8 +150,11 @@ func IndexFiles(ctx context.Context, root string) ([]IndexFile, error) {
 		var b [indexHeader]byte
 		_, err = io.ReadFull(f, b[:])
 		f.Close()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("index file %s: %w", f.Name(), errShortIndex)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("index %s: header: %w", f.Name(), err)
+			return nil, fmt.Errorf("index: %w", err)
 		}
 		u64 := func(at int) int64 { return int64(binary.BigEndian.Uint64(b[at:])) }
 		u32 := func(at int) int32 { return int32(binary.BigEndian.Uint32(b[at:])) }
