@@ -33,10 +33,30 @@ type Certificate struct {
 	Whole bool `json:"whole"`
 	// Digest stands for all of the above but the members: equal digests, equal logs. 64 hex digits.
 	Digest string `json:"digest"`
+	// Logs tells what each member has, by member.
+	Logs []LogSummary `json:"logs,omitempty"`
 	// Differences is empty when the copies agree from From to End.
 	Differences []Difference `json:"differences,omitempty"`
+	// FirstByte is where the copies begin to differ, once Explain has looked.
+	FirstByte *FirstByte `json:"firstByte,omitempty"`
 	// Notes are differences and oddities that do no harm.
 	Notes diag.Findings `json:"notes,omitempty"`
+}
+
+// LogSummary is one member's log in a certificate, and what was found of its queues and index when they
+// were looked at.
+type LogSummary struct {
+	Member   string `json:"member"`
+	Dir      string `json:"dir"`
+	First    int64  `json:"first"`
+	End      int64  `json:"end"`
+	Files    int    `json:"files"`    // up to End
+	LastFile string `json:"lastFile"` // the one that End is in
+	Messages int64  `json:"messages"` // in the range that was walked
+	Digest   string `json:"digest"`   // as Certificate.Digest, of this member's log
+	Queues   int    `json:"queues,omitempty"`
+	Entries  int64  `json:"queueEntries,omitempty"`
+	Keys     int64  `json:"indexEntries,omitempty"`
 }
 
 // What a Difference is about.
@@ -69,6 +89,9 @@ func (c Certificate) Short() string { return c.Digest[:min(12, len(c.Digest))] }
 // Findings are the differences as findings, and the notes.
 func (c Certificate) Findings() diag.Findings {
 	var l diag.Findings
+	if c.FirstByte != nil {
+		l.Add(c.FirstByte.finding())
+	}
 	for _, d := range c.Differences {
 		l.Add(d.Finding)
 	}
@@ -121,12 +144,10 @@ func Compare(members map[string]*Inspection) Certificate {
 	if len(names) < 2 {
 		differ(DiffMember, "", "", 0, "there is no second copy to compare with", "inspect at least two hosts")
 	}
-	if len(usable) == 0 {
+	reference := c.reference(members)
+	if reference == "" {
 		return c
 	}
-	reference := slices.MaxFunc(usable, func(a, b string) int {
-		return cmp.Or(cmp.Compare(members[a].End, members[b].End), cmp.Compare(b, a))
-	})
 	ref := members[reference]
 	c.FileSize, c.First, c.End, c.Divided = ref.FileSize, ref.First, ref.End, ref.Divided
 	c.Messages, c.Last, c.From, c.Whole = ref.Messages, ref.Last, ref.From, true
@@ -161,8 +182,41 @@ func Compare(members map[string]*Inspection) Certificate {
 		}
 		c.compareChunks(name, in, reference, ref, differ)
 	}
-	c.digest(ref)
+	for _, f := range ref.Files {
+		if f.Base < ref.Divided {
+			c.Files = append(c.Files, f.Name)
+		}
+	}
+	c.Digest = c.digest(ref)
+	for _, name := range usable {
+		c.Logs = append(c.Logs, c.summary(name, members[name]))
+	}
 	return c
+}
+
+// reference is the member whose log reaches furthest, the first by name of several; "" without any.
+func (c *Certificate) reference(members map[string]*Inspection) string {
+	best := ""
+	for _, name := range c.Members {
+		if in := members[name]; in != nil && len(in.Files) > 0 && (best == "" || in.End > members[best].End) {
+			best = name
+		}
+	}
+	return best
+}
+
+func (c *Certificate) summary(name string, in *Inspection) LogSummary {
+	s := LogSummary{Member: name, Dir: in.Dir, First: in.First, End: in.End, Messages: in.Messages, Digest: c.digest(in)}
+	for _, f := range in.Files {
+		if f.Base < in.Divided {
+			s.Files++
+			s.LastFile = f.Name
+		}
+	}
+	if d := in.Derived; d != nil {
+		s.Queues, s.Entries, s.Keys = len(d.Queues), d.Entries, d.Keys
+	}
+	return s
 }
 
 type differFunc func(kind, member, reference string, offset int64, what, do string)
@@ -243,22 +297,22 @@ func (c *Certificate) compareChunks(name string, in *Inspection, reference strin
 	}
 }
 
-func (c *Certificate) digest(ref *Inspection) {
+// digest stands for one member's log from c.From on.
+func (c *Certificate) digest(in *Inspection) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "mqlift commit log 1\nfile size %d\nfirst %d\nend %d\ndivided %d\nwhole %t\nfrom %d\n",
-		c.FileSize, c.First, c.End, c.Divided, c.Whole, c.From)
-	for _, f := range ref.Files {
-		if f.Base < ref.Divided {
-			c.Files = append(c.Files, f.Name)
+		in.FileSize, in.First, in.End, in.Divided, c.Whole, c.From)
+	for _, f := range in.Files {
+		if f.Base < in.Divided {
 			fmt.Fprintln(h, "file", f.Name)
 		}
 	}
-	for _, chunk := range ref.Chunks {
+	for _, chunk := range in.Chunks {
 		if chunk.Offset >= c.From {
 			fmt.Fprintln(h, "chunk", chunk.Offset, chunk.Length, chunk.SHA256)
 		}
 	}
-	c.Digest = hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // chunkStart is where the chunk that offset stands in begins.

@@ -186,6 +186,9 @@ func (r *queueReader) file(ctx context.Context, path string, base, size int64) e
 	if err != nil {
 		return err
 	}
+	if beingMade(info) {
+		return nil
+	}
 	if info.Size() != size {
 		r.q.hurt(path, fmt.Sprintf("has %d bytes, the others have %d, and a broker does not load the queue like that", info.Size(), size))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"mqlift/internal/diag"
 	"mqlift/internal/message"
+	"mqlift/internal/rocketmq"
 )
 
 // Derived is what a broker builds from its commit log, as it was compared with the log: consume queues
@@ -193,7 +194,7 @@ func topicsOf(root string) (map[string]bool, error) {
 	var file struct {
 		Topics map[string]json.RawMessage `json:"topicConfigTable"`
 	}
-	if decodeMetadata(data, &file) != nil || len(file.Topics) == 0 {
+	if rocketmq.DecodeJSON(data, &file) != nil || len(file.Topics) == 0 {
 		return nil, nil
 	}
 	known := map[string]bool{}

@@ -67,6 +67,9 @@ func List(dir string, fileSize int64) ([]LogFile, int64, diag.Findings, error) {
 			return nil, 0, nil, fmt.Errorf("commit log: %w", err)
 		}
 		base, ok := ParseFileName(entry.Name())
+		if ok && beingMade(info) {
+			continue
+		}
 		if !ok || !info.Mode().IsRegular() {
 			fail("store.junk", entry.Name(), "this is no commit log file, and a broker does not start with it in the folder",
 				"move it out of the folder")
@@ -108,6 +111,12 @@ func List(dir string, fileSize int64) ([]LogFile, int64, diag.Findings, error) {
 		kept = append(kept, f)
 	}
 	return kept, fileSize, findings, nil
+}
+
+// beingMade tells a file that a running broker has just created and not yet given its length
+// (MappedFile.init, 4.5.2, maps it a moment later).
+func beingMade(info fs.FileInfo) bool {
+	return info.Size() == 0 && info.Mode().IsRegular() && time.Since(info.ModTime()) < justNow
 }
 
 // dataFrom is where the first data at or after pos stands according to the file system; size when

@@ -363,6 +363,13 @@ func TestEmptyAndMissingFolders(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, store.FileName(0)), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if in := inspect(t, root, store.Options{}); len(in.Findings) > 0 {
+		t.Errorf("a file that is just being made: %v", in.Findings)
+	}
+	old := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(filepath.Join(root, store.FileName(0)), old, old); err != nil {
+		t.Fatal(err)
+	}
 	wantFinding(t, inspect(t, root, store.Options{}), "store.length", diag.Fail)
 }
 
