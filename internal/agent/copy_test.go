@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -319,10 +320,37 @@ func TestInspectAnswersAsTheStorePackageDoes(t *testing.T) {
 	if _, err := a.Inspect(t.Context(), dir, store.Options{From: 1 << 40}); !errors.As(err, &outside) || outside.Offset != 1<<40 {
 		t.Errorf("out of range: %v", err)
 	}
-	if end, err := a.ConsumeQueueEnd(t.Context(), root); err != nil || end != -1 {
-		t.Errorf("consume queues reach %d, %v", end, err)
+	// What is compared with copies elsewhere answers as the package does, too.
+	here, there := store.Local{Dir: dir, FileSize: logFileSize}, a.CommitLog(dir, logFileSize)
+	if at, found, err := store.FirstDifference(t.Context(), here, there, 0, end); found || err != nil {
+		t.Errorf("differs from itself at %d, %v", at, err)
 	}
-	if end, err := a.IndexEnd(t.Context(), root); err != nil || end != -1 {
-		t.Errorf("index reaches %d, %v", end, err)
+	for _, offset := range []int64{0, 300, end + 1} {
+		want, err := here.At(t.Context(), offset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := there.At(t.Context(), offset); err != nil || fmt.Sprint(got) != fmt.Sprint(want) || got.Kind != want.Kind {
+			t.Errorf("at %d: %v, %v, want %v", offset, got, err, want)
+		}
+	}
+	if got, err := there.Bytes(t.Context(), 10, 400); err != nil || !bytes.Equal(got, b[10:400]) {
+		t.Errorf("bytes: %v", err)
+	}
+	if _, err := there.Bytes(t.Context(), logFileSize, logFileSize+1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("bytes of a missing file: %v", err)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "config"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "config", "delayOffset.json"), []byte("{offsetTable:{1:2}}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := a.Metadata(t.Context(), root); err != nil || string(m.Files["delayOffset.json"]) != `{"offsetTable":{"1":2}}` {
+		t.Errorf("metadata %+v, %v", m, err)
+	}
+	o = store.Options{FileSize: logFileSize, Derived: true}
+	if got, err := a.Inspect(t.Context(), dir, o); err != nil || got.Derived == nil || got.Derived.Root != root || len(got.Derived.Findings) == 0 {
+		t.Errorf("queues and index: %+v, %v", got, err)
 	}
 }

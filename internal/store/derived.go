@@ -13,7 +13,6 @@ import (
 
 	"mqlift/internal/diag"
 	"mqlift/internal/message"
-	"mqlift/internal/rocketmq"
 )
 
 // Derived is what a broker builds from its commit log, as it was compared with the log: consume queues
@@ -182,19 +181,16 @@ func (s *derivedScan) compare(ctx context.Context, in *Inspection, t *tally) (*D
 }
 
 // topicsOf reads which topics a broker knows from its config/topics.json; nil when that is not there or
-// not readable (a broker replaces it now and then).
+// not readable.
 func topicsOf(root string) (map[string]bool, error) {
-	data, err := os.ReadFile(filepath.Join(root, "config", "topics.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	m, err := ReadMetadata(root)
 	if err != nil {
 		return nil, err
 	}
 	var file struct {
 		Topics map[string]json.RawMessage `json:"topicConfigTable"`
 	}
-	if rocketmq.DecodeJSON(data, &file) != nil || len(file.Topics) == 0 {
+	if json.Unmarshal(m.Files["topics.json"], &file) != nil || len(file.Topics) == 0 {
 		return nil, nil
 	}
 	known := map[string]bool{}

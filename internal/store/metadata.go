@@ -79,7 +79,7 @@ func (d MetadataDifference) String() string {
 			value = "nothing"
 		}
 		if len(value) > 80 {
-			value = value[:80] + "…"
+			value = strings.ToValidUTF8(value[:80], "") + "…"
 		}
 		sides = append(sides, name+" has "+value)
 	}

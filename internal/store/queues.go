@@ -163,17 +163,3 @@ func IndexFiles(ctx context.Context, root string) ([]IndexFile, error) {
 	}
 	return files, nil
 }
-
-// MaxIndexOffset is the highest physical offset that the index refers to, -1 when it refers to none.
-// An index that is ahead of the log it is carried to would answer for messages that are not there,
-// and would skip those that come in their place (IndexService.buildIndex skips below its end).
-func MaxIndexOffset(ctx context.Context, root string) (int64, error) {
-	files, err := IndexFiles(ctx, root)
-	reach := int64(-1)
-	for _, f := range files {
-		if f.Count > 1 {
-			reach = max(reach, f.EndOffset)
-		}
-	}
-	return reach, err
-}
