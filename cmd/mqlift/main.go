@@ -27,7 +27,7 @@ const (
 	exitRefused  = 3   // preflight, a host that cannot be reached, or a plan not confirmed; nothing was changed
 	exitUndone   = 4   // apply failed, all was undone: the old group serves
 	exitPast     = 5   // apply failed after writes were opened, or not all could be undone: look at it now
-	exitUnproven = 6   // verify or failover: a promise did not hold
+	exitUnproven = 6   // verify or failover: a promise did not hold; store: copies differ, or one is damaged
 	exitStale    = 7   // the cluster has moved away from the saved plan
 	exitLocked   = 8   // another run holds the group
 	exitStopped  = 130 // Ctrl-C; what was done is undone, or, on the second one, named
@@ -142,11 +142,11 @@ func newRootCommand(stopping *interrupts) *cobra.Command {
 failover) over SSH, from a bastion, and proves that nothing was lost.
 
 The usual order: check, plan, apply, verify, failover. Nothing but apply, rollback and failover changes
-anything on the hosts; check, plan, verify and status put a helper program into the host's
+anything on the hosts; check, plan, verify, status and store put a helper program into the host's
 temporary folder and take it away again.
 
 Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 refused, nothing changed ·
-4 failed and undone · 5 failed after writes were opened, or not all undone · 6 not proven ·
+4 failed and undone · 5 failed after writes were opened, or not all undone · 6 not proven, or stores differ ·
 7 plan is stale · 8 group is locked · 130 stopped by Ctrl-C`,
 		Version:       version(),
 		SilenceUsage:  true,
@@ -154,7 +154,7 @@ Exit codes: 0 done and checked · 1 failed · 2 wrong command line or file · 3 
 	}
 	cmd.AddCommand(
 		newInitCommand(), newCheckCommand(), newPlanCommand(), newDiffCommand(), newApplyCommand(stopping), newRollbackCommand(stopping), newVerifyCommand(), newFailoverCommand(stopping),
-		newStatusCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
+		newStatusCommand(), newStoreCommand(), newPlaybookCommand(), newLabCommand(), agent.Command(),
 	)
 	return cmd
 }

@@ -3,20 +3,26 @@ package main
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"mqlift/internal/lab/sshhost"
+	"mqlift/internal/message"
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +42,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "fill": fill, "closedports": closedPorts, "sshhosts": sshHosts,
+			"makestore": makeStore, "turnbyte": turnByte,
 		},
 	})
 }
@@ -110,4 +117,50 @@ func newKeyFile(ts *testscript.TestScript, name string) ssh.Signer {
 	signer, err := ssh.NewSignerFromKey(key)
 	ts.Check(err)
 	return signer
+}
+
+// makestore DIR COUNT writes a store with that many messages of topic orders, keyed k0, k1, …, in one
+// queue, as a stopped broker leaves it.
+func makeStore(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: makestore DIR COUNT")
+	}
+	count, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	var log, queue []byte
+	for i := range count {
+		at := len(log)
+		log = message.Append(log, message.Message{
+			Topic: "orders", QueueOffset: int64(i), PhysicalOffset: int64(at), Body: []byte("body"),
+			Born: time.UnixMilli(1577836800000), Stored: time.UnixMilli(1577836800000 + int64(i)),
+			BornHost: netip.MustParseAddrPort("10.0.0.9:5000"), StoreHost: netip.MustParseAddrPort("10.0.0.1:10911"),
+			Properties: map[string]string{message.PropertyKeys: fmt.Sprintf("k%d", i)},
+		})
+		queue = binary.BigEndian.AppendUint64(queue, uint64(at))
+		queue = binary.BigEndian.AppendUint32(queue, uint32(len(log)-at))
+		queue = binary.BigEndian.AppendUint64(queue, 0)
+	}
+	for name, data := range map[string][]byte{
+		"commitlog/00000000000000000000":             append(log, make([]byte, 64<<10-len(log))...),
+		"consumequeue/orders/0/00000000000000000000": append(queue, make([]byte, 20_000-len(queue))...),
+		"config/topics.json":                         []byte(`{"dataVersion":{"counter":1},"topicConfigTable":{"orders":{"perm":6}}}`),
+	} {
+		path := filepath.Join(ts.MkAbs(args[0]), name)
+		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+		ts.Check(os.WriteFile(path, data, 0o644))
+	}
+}
+
+// turnbyte FILE OFFSET turns all bits of one byte.
+func turnByte(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: turnbyte FILE OFFSET")
+	}
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	data[at] ^= 0xff
+	ts.Check(os.WriteFile(path, data, 0o644))
 }

@@ -323,6 +323,11 @@ func chunkStart(fileSize, offset int64) int64 {
 	return max(offset/fileSize*fileSize, offset/ChunkSize*ChunkSize)
 }
 
+// inMessages tells findings about messages from those about a log's end.
+func inMessages(f diag.Finding) bool {
+	return f.Check == "store.crc" || f.Check == "store.offset" || f.Check == "store.unreadable"
+}
+
 // ErrNotAdjacent says that two inspections cannot be joined.
 var ErrNotAdjacent = errors.New("inspections do not follow one another")
 
@@ -364,8 +369,7 @@ func Join(earlier, later *Inspection) (*Inspection, error) {
 	// What is wrong in the earlier part stays wrong; what was said of its tail is said again, rightly.
 	j.Findings = slices.Clone(later.Findings)
 	for _, f := range earlier.Findings {
-		inMessages := f.Check == "store.crc" || f.Check == "store.offset" || f.Check == "store.unreadable"
-		if inMessages && !slices.Contains(j.Findings, f) {
+		if inMessages(f) && !slices.Contains(j.Findings, f) {
 			j.Findings.Add(f)
 		}
 	}

@@ -275,3 +275,30 @@ func TestConsumeQueuesReach(t *testing.T) {
 	queue("b", "2", 6_000_000, filler, [2]int64{1 << 40, 10})
 	reach(1<<40 + 10)
 }
+
+// Logs that are being written are compared up to where the shortest one ends, wherever that is.
+func TestMovingLogsAreComparedToTheirCommonEnd(t *testing.T) {
+	for _, later := range []int{0, 1, 7, 200, 1000} {
+		l := newLog(t)
+		dir := copyLog(t, l)
+		end := l.End
+		l.Fill(later, "topic", "later", 700)
+		whole := map[string]*store.Inspection{"a": inspect(t, l.Dir, store.Options{}), "b": inspect(t, dir, store.Options{})}
+		if got := store.CommonEnd(whole); got != end {
+			t.Fatalf("common end %d, want %d", got, end)
+		}
+		bounded := map[string]*store.Inspection{}
+		for name, in := range whole {
+			bounded[name] = in.Bound(inspect(t, in.Dir, in.TailFor(end)))
+		}
+		c := store.Compare(bounded)
+		if c.Findings().Err() != nil || c.Whole || c.End != end || c.From != small || c.Messages != 600 {
+			t.Errorf("%d later: %v, whole %t, %d..%d, %d messages", later, c.Findings(), c.Whole, c.From, c.End, c.Messages)
+		}
+		storetest.Damage(t, dir, small, l.Messages[300].PhysicalOffset+15)
+		bounded["b"] = inspect(t, dir, store.Options{}).Bound(inspect(t, dir, whole["b"].TailFor(end)))
+		if c := store.Compare(bounded); c.Findings().Err() == nil {
+			t.Errorf("%d later: another queue id is not seen", later)
+		}
+	}
+}
