@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"mqlift/internal/corpus"
 	"mqlift/internal/message"
@@ -46,10 +47,14 @@ func TestEachFaultyStoreIsSaid(t *testing.T) {
 		} else if queues >= 0 {
 			fmt.Fprintf(&b, "consume queues reach %d\n", queues)
 		}
-		if index, err := store.MaxIndexOffset(t.Context(), s.root); err != nil {
+		files, err := store.IndexFiles(t.Context(), s.root)
+		if err != nil {
 			fmt.Fprintln(&b, said(err.Error()))
-		} else if index >= 0 {
-			fmt.Fprintf(&b, "the index reaches %d\n", index)
+		}
+		for _, f := range files {
+			if f.Count > 1 {
+				fmt.Fprintf(&b, "the index reaches %d\n", f.EndOffset)
+			}
 		}
 		return b.String()
 	})
@@ -116,6 +121,7 @@ func (s *built) do(line string, w []string) {
 		path := s.path(w[1])
 		s.check(os.MkdirAll(filepath.Dir(path), 0o755))
 		s.check(os.WriteFile(path, corpus.Bytes(s.t, text(2)), 0o644))
+		s.check(os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour))) // nobody is just making it
 	case "truncate":
 		s.check(os.Truncate(s.path(w[1]), s.number(w[2])))
 	case "rename":
