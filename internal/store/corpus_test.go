@@ -124,6 +124,7 @@ func (s *built) do(line string, w []string) {
 		s.check(os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour))) // nobody is just making it
 	case "truncate":
 		s.check(os.Truncate(s.path(w[1]), s.number(w[2])))
+		s.check(os.Chtimes(s.path(w[1]), time.Time{}, time.Now().Add(-time.Hour)))
 	case "rename":
 		s.check(os.Rename(s.path(w[1]), s.path(w[2])))
 	case "remove":
