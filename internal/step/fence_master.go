@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -119,7 +120,8 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 	}
 	p, err := m.process(ctx)
 	if err != nil {
-		return err
+		// The host cannot be logged in to, but its broker may be alive: producers need not wait for SSH.
+		return errors.Join(err, e.openUnseen(ctx, m, open))
 	}
 	if p == nil { // it died meanwhile: its old broker.conf takes sends
 		return e.serveAsBefore(ctx, m)
@@ -133,6 +135,10 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 		return ErrNothingToUndo
 	case !isOpen:
 		if err := e.updateConfig(ctx, m, open, m.OldConf); err != nil {
+			return err
+		}
+	default: // opened when its host could not be logged in to
+		if err := e.restoreOldConf(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -159,4 +165,14 @@ func isSet(live, want map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// openUnseen lets the fenced master take sends again without access to its host. It rewrites its broker.conf
+// by that, which is put back when the host can be reached.
+func (e *Env) openUnseen(ctx context.Context, m *Node, open map[string]string) error {
+	if err := m.broker(e).UpdateConfig(ctx, open); err != nil {
+		return err
+	}
+	e.note(m.Host, "the old master takes sends again; its %s, which it has rewritten, is put back when the host can be reached", m.ConfPath)
+	return nil
 }

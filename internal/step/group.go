@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,10 +36,27 @@ func (e *Env) leader(ctx context.Context, nodes []*Node) (*Node, error) {
 // that is slow to answer.
 func (e *Env) awaitLeader(ctx context.Context, nodes []*Node) (leader *Node, err error) {
 	err = e.until(ctx, 60*time.Second, "the peers and the name servers to agree on a leader", func(ctx context.Context) (err error) {
-		leader, err = e.leader(ctx, nodes)
+		if leader, err = e.leader(ctx, nodes); err != nil {
+			err = e.unlessGone(ctx, nodes, err)
+		}
 		return err
 	})
 	return leader, err
+}
+
+// unlessGone makes an error one that waiting will not mend where the broker of a node is gone: sends are
+// refused meanwhile, or fail.
+func (e *Env) unlessGone(ctx context.Context, nodes []*Node, err error) error {
+	gone := e.each(ctx, nodes, func(ctx context.Context, n *Node) error {
+		if p, perr := n.process(ctx); perr != nil || p != nil {
+			return nil // err is what counts
+		}
+		return fmt.Errorf("the broker of peer %s is gone; %s", n.Peer, n.lastWords(ctx))
+	})
+	if gone != nil {
+		return permanent(errors.Join(gone, err))
+	}
+	return err
 }
 
 // raftLeader is leader by the peers' word alone.

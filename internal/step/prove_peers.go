@@ -39,7 +39,7 @@ func (provePeers) Do(ctx context.Context, e *Env) error {
 	err := e.until(ctx, 90*time.Second, "the new peers to elect a leader", func(ctx context.Context) error {
 		leader, err := e.leader(ctx, e.First())
 		if err != nil {
-			return err
+			return e.unlessGone(ctx, e.First(), err)
 		}
 		e.State.Leader = leader.Host
 		return nil

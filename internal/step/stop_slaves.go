@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,7 +54,20 @@ func (stopSlaves) Do(ctx context.Context, e *Env) error {
 }
 
 func (stopSlaves) Undo(ctx context.Context, e *Env) error {
-	return e.each(ctx, e.Slaves(), e.serveAsBefore)
+	return errors.Join(e.reviveMaster(ctx), e.each(ctx, e.Slaves(), e.serveAsBefore))
+}
+
+// reviveMaster starts the old master again if it has died: without it nothing serves as before.
+func (e *Env) reviveMaster(ctx context.Context) error {
+	m := e.Master()
+	p, err := m.process(ctx)
+	if err == nil && p == nil {
+		err = e.serveAsBefore(ctx, m)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.Host, err)
+	}
+	return nil
 }
 
 // serveAsBefore puts a node's old broker.conf back and makes its broker serve on it.
