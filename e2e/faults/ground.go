@@ -96,23 +96,22 @@ func (g *ground) first(ctx context.Context) error {
 	return g.slaveFollows(ctx)
 }
 
-// seed sends the old messages, and in between what gives them firstt.
+// seed sends what gives the log its weight, without keys, and the old messages.
 func (g *ground) seed(ctx context.Context) error {
 	random := rand.NewChaCha8(sha256.Sum256([]byte(topic)))
-	for i := range seeded {
-		body := []byte("old")
+	for i := range filler + seeded {
+		m := rocketmq.SendRequest{Group: "application", Topic: topic, QueueID: i % 4, Body: []byte("old")}
 		if i < filler {
-			body = make([]byte, 1<<20)
-			random.Read(body)
+			m.Body = make([]byte, 1<<20)
+			random.Read(m.Body)
+		} else {
+			key := probe.NumberedKey("m", i-filler)
+			m.Properties = map[string]string{message.PropertyKeys: key}
+			g.old = append(g.old, probe.Entry{Topic: topic, Key: key})
 		}
-		key := probe.NumberedKey("m", i)
-		_, err := g.broker(master).Send(ctx, rocketmq.SendRequest{
-			Group: "application", Topic: topic, QueueID: i % 4, Body: body, Properties: map[string]string{message.PropertyKeys: key},
-		})
-		if err != nil {
+		if _, err := g.broker(master).Send(ctx, m); err != nil {
 			return fmt.Errorf("sending the old messages: %w", err)
 		}
-		g.old = append(g.old, probe.Entry{Topic: topic, Key: key})
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ type Cut struct {
 	begun []begun // and not undone since
 	// unlocking tells that the last step begun was the one that takes the lock away.
 	unlocking bool
+	// torn tells that the journal's last record stands there in part.
+	torn bool
 }
 
 // The steps that take and remove the lock.
@@ -86,7 +88,14 @@ func cutOf(dir string) (*Cut, error) {
 	if len(c.begun) == 0 || c.State == nil {
 		return nil, nil
 	}
-	return c, nil
+	c.torn, err = torn(filepath.Join(dir, "journal.jsonl"))
+	return c, err
+}
+
+// torn tells whether a journal's last record stands there in part.
+func torn(path string) (bool, error) {
+	data, err := os.ReadFile(path)
+	return len(data) > 0 && data[len(data)-1] != '\n', err
 }
 
 func lastIndex(l []begun, b begun) int {
@@ -125,6 +134,20 @@ func (w *Walk) Continue(ctx context.Context, c *Cut) error {
 	return w.run(ctx, true)
 }
 
+// next is the step after one, unless it opens writes: that is never undone.
+func (w *Walk) next(after begun) (place, bool) {
+	found := false
+	for _, stage := range w.Playbook.Stages {
+		for _, name := range stage.Steps {
+			if s, ok := w.byName(name); found {
+				return place{stage.Name, s}, ok && !stage.PointOfNoReturn
+			}
+			found = stage.Name == after.stage && name == after.step
+		}
+	}
+	return place{}, false
+}
+
 // UndoCut undoes what a run had begun that was cut short before writes were opened. Its lock must still
 // be there: without it somebody else has ended that run meanwhile.
 func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
@@ -134,6 +157,11 @@ func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
 			return fmt.Errorf("journal %s names the step %q, which this mqlift does not have: use the one that began the run", c.Dir, b.step)
 		}
 		w.begins(place{b.stage, s})
+	}
+	// A torn record may be the one that begins the next step. It was not on disk whole before the step did
+	// anything, unless the disk lied: taken for begun, nothing is left behind in either case.
+	if next, ok := w.next(c.begun[len(c.begun)-1]); ok && c.torn {
+		w.begins(next)
 	}
 	if len(c.begun) > 1 { // killed in the first step, which takes the lock, it may be there or not
 		if err := w.Env.StillLocked(ctx); err != nil {

@@ -360,6 +360,31 @@ func (r *rehearsal) again() *Cut {
 	return cut
 }
 
+// What a torn record began is not known, and is undone all the same.
+func TestAStepWhoseBeginningIsTornIsUndone(t *testing.T) {
+	r := rehearse(t)
+	r.steps["c"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+	r.cutAt(func() error { return r.Run(t.Context()) })
+	path := r.Journal.Path()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, data[:len(data)-20], 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut, err := Unfinished(r.dir)
+	if err != nil || cut == nil || cut.At != "prepare / b" {
+		t.Fatalf("%+v %v", cut, err)
+	}
+	r.begin(filepath.Base(cut.Dir), cut.State)
+	r.said = nil
+	if err := r.takeUp(cut); err != nil {
+		t.Fatal(err)
+	}
+	r.wantSaid("undo c", "undo b", "undo a")
+}
+
 func TestARunKilledBeforeWritesWereOpenedIsUndone(t *testing.T) {
 	r := rehearse(t)
 	r.steps["a"].do = func(_ context.Context, e *step.Env) error { e.State.FencedEnd = 9; return nil }
