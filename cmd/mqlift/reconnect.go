@@ -17,7 +17,7 @@ import (
 // reconnectLimit is for how long a host whose connection was lost is tried to be reached again. Sends may
 // be refused meanwhile, and what is to be undone on the other hosts waits; a link that flaps is back in
 // that time, a host that reboots is left to the next apply.
-const reconnectLimit = 30 * time.Second
+const reconnectLimit = 10 * time.Second
 
 // reconnect dials hosts again whose connection was lost, side by side, and puts the agent there again. A
 // host that was not reached is not waited for a second time.

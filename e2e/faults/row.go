@@ -210,6 +210,11 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 		if again == 2 {
 			return fmt.Errorf("apply does not get through: exit codes %v", res.Codes)
 		}
+		if res.Codes[len(res.Codes)-1] == 3 { // refused: a name server that is back knows all brokers only after 30 s
+			if err := t.registered(ctx, master, 0); err != nil {
+				return err
+			}
+		}
 		if err := t.start(); err != nil {
 			return err
 		}
