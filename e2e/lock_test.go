@@ -199,7 +199,7 @@ func (b *bench) twice(t *testing.T, a *applying) {
 	if code := a.ended(t); code != 130 {
 		t.Fatalf("exit code %d, want 130:\n%s", code, a.screen.String())
 	}
-	a.says(t, "ended at once in ", "`mqlift apply` undoes what was begun", "the lock of run ")
+	a.says(t, "ended at once in ", "`mqlift rollback` undoes what was begun", "the lock of run ")
 }
 
 // fenced waits until the old master refuses sends.

@@ -93,7 +93,7 @@ func (w *Walk) Abandoned() string {
 	} else if !state.Opening() {
 		return "ended at once; nothing had been begun"
 	}
-	do := "`mqlift apply` undoes what was begun"
+	do := "`mqlift rollback` undoes what was begun, as does the next `mqlift apply` before it begins anew"
 	if state.Opening() {
 		do = "`mqlift apply` goes on from there"
 	}

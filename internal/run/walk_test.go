@@ -658,7 +658,7 @@ func TestWhatIsLeftIsNamedOnEveryWayOut(t *testing.T) {
 	t.Run("Ctrl-C before open", func(t *testing.T) {
 		during(t, "b", func(r *rehearsal, _ *step.Env) error {
 			says(t, r.Stopping(), "b is cut short", "everything is undone: the old group serves all the time", "Ctrl-C once more")
-			says(t, r.Abandoned(), "in b", "`mqlift apply` undoes", lock)
+			says(t, r.Abandoned(), "in b", "`mqlift rollback` undoes what was begun", lock)
 			return nil
 		})
 	})
