@@ -278,10 +278,20 @@ func (b *bench) command(c call, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// here calls mqlift without a topology.
+func (b *bench) here(t *testing.T, args ...string) outcome {
+	t.Helper()
+	return runToEnd(t, exec.Command(os.Getenv(binaryVariable), args...), args)
+}
+
 // run calls mqlift and lets it end by itself.
 func (b *bench) run(t *testing.T, c call, args ...string) outcome {
 	t.Helper()
-	cmd := b.command(c, args...)
+	return runToEnd(t, b.command(c, args...), args)
+}
+
+func runToEnd(t *testing.T, cmd *exec.Cmd, args []string) outcome {
+	t.Helper()
 	var stdout bytes.Buffer
 	var text screen
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&stdout, &text), &text

@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
@@ -86,7 +87,7 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 					return err
 				}
 			}
-			e.note(n.Host, "its log differs from the master's within the %s after offset %d: the master's bytes are written over it, and its consume queues and index are built anew", view.Bytes(store.ChunkSize), from)
+			e.note(n.Host, "its log differs from the master's: %s; the master's bytes are written over it from offset %d on, and its consume queues and index are built anew", e.whereItDiffers(ctx, n, have, ref), from)
 		}
 	}
 	if n.Kind == plan.Fresh && odd != nil {
@@ -141,12 +142,46 @@ func (e *Env) compare(ctx context.Context, from, to int64, nodes []*Node) (*stor
 		members[n.Host] = found[i]
 	}
 	cert := store.Compare(members)
-	err = cert.Err()
+	if certified(cert, to) == nil {
+		return &cert, nil
+	}
+	e.explain(ctx, &cert, members, nodes)
+	return nil, fmt.Errorf("the logs differ: %w", certified(cert, to))
+}
+
+// certified is nil for a certificate up to an offset, or, for 0, up to the logs' ends.
+func certified(cert store.Certificate, to int64) error {
 	if to > 0 { // a master that serves goes on beyond it: what counts is that all agree up to there
-		err = cert.Findings().Err()
+		return cert.Findings().Err()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("the logs differ: %w", err)
+	return cert.Err()
+}
+
+// explainLimit bounds the look for the first byte that differs: sends may be refused meanwhile, and the
+// undoing has to begin.
+const explainLimit = 15 * time.Second
+
+// explain looks for the first byte that differs. Where that is not found out, the certificate says less.
+func (e *Env) explain(ctx context.Context, cert *store.Certificate, members map[string]*store.Inspection, nodes []*Node) {
+	ctx, cancel := context.WithTimeout(ctx, explainLimit)
+	defer cancel()
+	copies := map[string]store.Copy{}
+	for _, n := range nodes {
+		copies[n.Host] = n.Agent.CommitLog(n.CommitLog, n.LogFileSize)
 	}
-	return &cert, nil
+	if err := cert.Explain(ctx, members, copies); err != nil {
+		e.note("", "the first byte that differs was not found: %v", err)
+	}
+}
+
+// whereItDiffers names the first byte of a copy that is not as the master's.
+func (e *Env) whereItDiffers(ctx context.Context, n *Node, have, master *store.Inspection) string {
+	m := e.Master()
+	members := map[string]*store.Inspection{n.Host: have, m.Host: master}
+	cert := store.Compare(members)
+	e.explain(ctx, &cert, members, []*Node{n, m})
+	if cert.FirstByte == nil {
+		return "they have no byte in common, or the first one that differs could not be found"
+	}
+	return cert.FirstByte.Where()
 }

@@ -250,8 +250,8 @@ type Behind struct {
 	Messages int64  `json:"messages"` // that it lacks; -1 where it has others instead, or they were not counted
 }
 
-// String says it in one sentence.
-func (f FirstByte) String() string {
+// Where says where the first byte is and who has what there.
+func (f FirstByte) Where() string {
 	var has []string
 	for _, h := range f.Has {
 		who := strings.Join(h.Members, " and ")
@@ -262,7 +262,12 @@ func (f FirstByte) String() string {
 			has = append(has, fmt.Sprintf("%s has 0x%02x, in %s", who, h.Byte, h.Place))
 		}
 	}
-	s := fmt.Sprintf("the first byte that differs is at offset %d: %s", f.Offset, strings.Join(has, "; "))
+	return fmt.Sprintf("the first byte that differs is at offset %d: %s", f.Offset, strings.Join(has, "; "))
+}
+
+// String is Where, and which copy is ahead.
+func (f FirstByte) String() string {
+	s := f.Where()
 	for i, b := range f.Behind {
 		if i == 0 {
 			s += fmt.Sprintf("; %s is ahead", f.Ahead)
