@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"mqlift/internal/probe"
@@ -55,6 +56,7 @@ func (r *applyReport) print(out io.Writer) {
 	for _, line := range r.State.UnderWay() {
 		fmt.Fprintln(out, line)
 	}
+	printCertificate(out, r.State)
 	if !r.OK {
 		return
 	}
@@ -63,6 +65,29 @@ func (r *applyReport) print(out io.Writer) {
 		fmt.Fprintf(out, "A forced failover was survived: writes out for %s, an application for %s, %d acknowledged messages all found.\n", view.Duration(f.WriteOutage()), view.Duration(f.ClientOutage()), f.Acknowledged)
 	} else {
 		fmt.Fprintln(out, "A forced failover has not been tried: prove it with `mqlift failover`.")
+	}
+}
+
+// printCertificate shows what was proven of the logs, the queues and the metadata before writes opened.
+func printCertificate(out io.Writer, s *step.State) {
+	c := s.Certificate
+	if c == nil || !c.OK() {
+		return
+	}
+	earlier := map[string]string{}
+	if s.Aligned != nil {
+		for _, l := range s.Aligned.Logs {
+			earlier[l.Member] = l.Digest[:min(12, len(l.Digest))]
+		}
+	}
+	fmt.Fprintf(out, "The logs were certified equal, byte by byte, from %d to %d:\n", c.First, c.End)
+	rows := [][]string{{"host", "first", "end", "files", "last file", fmt.Sprintf("digest up to %d", s.AlignedEnd), "and from there on"}}
+	for _, l := range c.Logs {
+		rows = append(rows, []string{l.Member, fmt.Sprint(l.First), fmt.Sprint(l.End), fmt.Sprint(l.Files), l.LastFile, earlier[l.Member], l.Digest[:min(12, len(l.Digest))]})
+	}
+	view.Table(out, terminal(out), rows)
+	if s.Queues > 0 {
+		fmt.Fprintf(out, "%d consume queues end on the new peers where they did on the old master; %s mean the same.\n", s.Queues, strings.Join(s.Metadata, ", "))
 	}
 }
 

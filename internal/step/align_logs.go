@@ -59,7 +59,8 @@ func (alignLogs) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 	m := e.Master()
 	from := int64(0)
-	have, err := n.inspect(ctx, e, store.Options{}, "reading its commit log")
+	// A stopped slave's consume queues and index are carried: they are compared with its log, all of it.
+	have, err := n.inspect(ctx, e, store.Options{Derived: n.Kind == plan.Slave}, "reading its commit log")
 	if err != nil {
 		return err
 	}
@@ -82,13 +83,17 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 		if from < have.End && n.Kind == plan.Slave {
 			// Its consume queues and index belong to the log that is written over now. They go aside at
 			// once, so that neither a later try nor the old mode ever takes them for right.
-			for _, dir := range []string{"consumequeue", "index"} {
-				if _, err := n.Agent.MoveAside(ctx, join(n.OldRoot, dir), e.State.Run); err != nil && !isNotExist(err) {
-					return err
-				}
+			if err := e.dropDerived(ctx, n); err != nil {
+				return err
 			}
 			e.note(n.Host, "its log differs from the master's: %s; the master's bytes are written over it from offset %d on, and its consume queues and index are built anew", e.whereItDiffers(ctx, n, have, ref), from)
 		}
+	}
+	if d := have.Derived; d != nil && from == have.End && d.Findings.Err() != nil {
+		if err := e.dropDerived(ctx, n); err != nil {
+			return err
+		}
+		e.note(n.Host, "its consume queues or its index do not fit its log and are built anew at the next start, which takes longer: %v", d.Findings.Err())
 	}
 	if n.Kind == plan.Fresh && odd != nil {
 		// Whatever it is that somebody left here, and whatever it holds, it is not written over.
@@ -103,6 +108,17 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 		return nil
 	}
 	return e.copyLog(ctx, n, from, end)
+}
+
+// dropDerived moves a stopped broker's consume queues and index aside, both: a broker of 4.x builds them
+// from the log at its next start, and completes neither without the other.
+func (e *Env) dropDerived(ctx context.Context, n *Node) error {
+	for _, dir := range []string{"consumequeue", "index"} {
+		if _, err := n.Agent.MoveAside(ctx, join(n.OldRoot, dir), e.State.Run); err != nil && !isNotExist(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // equalUpTo is the physical offset up to which two logs agree, at the granularity of chunks. Logs

@@ -120,6 +120,7 @@ func (e *Env) queuesAgree(ctx context.Context) error {
 	if err := eg.Wait(); err != nil {
 		return err
 	}
+	e.State.Queues = len(queues)
 	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", len(queues), len(topics), len(e.First()))
 	return nil
 }

@@ -37,6 +37,10 @@ type State struct {
 	// Certificate covers what came after AlignedEnd; CertifiedEnd is the end of every log.
 	Certificate  *store.Certificate `json:"certificate,omitempty"`
 	CertifiedEnd int64              `json:"certifiedEnd,omitempty"`
+	// Metadata lists the files below config/ that mean the same on the master and in the new roots, and
+	// Queues counts the consume queues whose ends were compared on the peers with the master's.
+	Metadata []string `json:"metadata,omitempty"`
+	Queues   int      `json:"queues,omitempty"`
 
 	// Leader is the host that led the new group when it was last looked at.
 	Leader string `json:"leader,omitempty"`
