@@ -44,9 +44,16 @@ type bench struct {
 // newBench starts a lab, which is gone after the test, and sends the old messages.
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return newBenchIn(t, lab.Options{})
+}
+
+// newBenchIn is newBench in a lab with options of its own.
+func newBenchIn(t *testing.T, o lab.Options) *bench {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
 	must(t, err)
-	l, err := lab.Up(t.Context(), lab.Options{Dir: filepath.Join(dir, "lab")}, nil)
+	o.Dir = filepath.Join(dir, "lab")
+	l, err := lab.Up(t.Context(), o, nil)
 	if err != nil {
 		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
 	}

@@ -2,15 +2,18 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,11 +35,11 @@ func TestRefusedAndNothingChanged(t *testing.T) {
 		"a host that does not answer":              hostSilent,
 		"a client key that the hosts do not know":  wrongClientKey,
 		"a host with another key":                  wrongHostKey,
-		"a slave that is stopped":                  slaveStopped,
+		"a slave that was killed":                  slaveKilled,
+		"a slave without a name":                   slaveNameless,
+		"nothing runs":                             nothingRuns,
 		"a slave that does not follow":             slaveBehind,
-		"DLedger turned on by hand in a file":      halfConfigured,
-		"a dledger folder of an earlier try":       leftLedger,
-		"a strange file in the commit log":         junkInLog,
+		"a store that no peer can take over":       strangeStore,
 		"a broker.conf that was changed meanwhile": stalePlan,
 		"a lock of another run":                    lockedByOther,
 		"a plan that is not confirmed":             declined,
@@ -49,11 +52,26 @@ func TestRefusedAndNothingChanged(t *testing.T) {
 // refuses expects a finding from check and from apply, and exit code 3.
 func (b *bench) refuses(t *testing.T, c call, want diag.Finding) {
 	t.Helper()
+	b.refusesIn(t, c, want)
+}
+
+// refusesAll expects several at once.
+func (b *bench) refusesAll(t *testing.T, want ...diag.Finding) {
+	t.Helper()
+	b.refusesIn(t, call{}, want...)
+}
+
+func (b *bench) refusesIn(t *testing.T, c call, want ...diag.Finding) {
+	t.Helper()
 	b.unchanged(t, func() {
 		check := b.run(t, c, "check", "--json")
 		check.wants(t, 3)
-		f := matching(t, check.findings(t), want)
-		b.run(t, c, "apply", "--yes").wants(t, 3, f.Check, f.Host, f.Where, f.What, f.Do)
+		var says []string
+		for _, w := range want {
+			f := matching(t, check.findings(t), w)
+			says = append(says, f.Check, f.Host, f.Where, f.What, f.Do)
+		}
+		b.run(t, c, "apply", "--yes").wants(t, 3, says...)
 	})
 }
 
@@ -163,12 +181,74 @@ func wrongHostKey(t *testing.T, b *bench) {
 	b.refuses(t, c, diag.Finding{Check: "ssh.hostkey", Host: h.Name, Where: h.SSHAddr(), What: file, Do: "ssh-keygen"})
 }
 
-func slaveStopped(t *testing.T, b *bench) {
-	b.stopBroker(t, "host-b")
+// The abort file that a killed broker leaves stands in the way until it was started and stopped again.
+func slaveKilled(t *testing.T, b *bench) {
+	must(t, syscall.Kill(b.pid(t, "host-b", "broker"), syscall.SIGKILL))
+	eventually(t, 2*time.Minute, "the slave to be gone, also for the name servers", func(ctx context.Context) error {
+		s, err := b.Status(ctx)
+		for _, h := range s.Hosts {
+			for _, p := range h.Processes {
+				if h.Name == "host-b" && p.Kind == "broker" {
+					err = errors.Join(err, fmt.Errorf("process %d is there", p.PID))
+				}
+			}
+		}
+		for _, ns := range s.NameServers {
+			if _, known := ns.Brokers[b.host("host-b").BrokerAddr()]; known {
+				err = errors.Join(err, fmt.Errorf("%s gives it", ns.Address))
+			}
+		}
+		return err
+	})
 	defer b.awaitSlave(t)
 	defer b.startBroker(t, "host-b")
-	b.refuses(t, call{}, diag.Finding{Check: "broker.running", Host: "host-b", Where: b.conf("host-b"), What: "no broker runs on it", Do: "start the broker"})
-	b.refuses(t, call{}, diag.Finding{Check: "group.roles", What: "no member answers as slave", Do: "start one"})
+	abort := filepath.Join(b.host("host-b").InstallDir, "store", "abort")
+	b.refusesAll(t,
+		diag.Finding{Check: "broker.running", Host: "host-b", Where: b.conf("host-b"), What: "no broker runs on it", Do: "start the broker"},
+		diag.Finding{Check: "group.roles", What: "no member answers as slave", Do: "start one"},
+		diag.Finding{Check: "store.abort", Host: "host-b", Where: abort, What: "did not stop cleanly", Do: "start it once more on its old broker.conf"})
+}
+
+// Without brokerName a broker takes its host's name (BrokerConfig.localHostName, 4.5.2): a slave is then
+// one of a group of its own and copies nothing.
+func slaveNameless(t *testing.T, b *bench) {
+	b.stopBroker(t, "host-b")
+	before, err := os.ReadFile(b.conf("host-b"))
+	must(t, err)
+	must(t, os.WriteFile(b.conf("host-b"), bytes.Replace(before, []byte("brokerName="+group+"\n"), nil, 1), 0o644))
+	defer func() {
+		b.stopBroker(t, "host-b")
+		must(t, os.WriteFile(b.conf("host-b"), before, 0o644))
+		b.startBroker(t, "host-b")
+		b.awaitSlave(t)
+	}()
+	b.startBroker(t, "host-b")
+	name, err := os.Hostname()
+	must(t, err)
+	eventually(t, 2*time.Minute, "the slave to answer under its host's name", func(ctx context.Context) error {
+		live, err := b.broker("host-b").Config(ctx)
+		if err == nil && live["brokerName"] != name {
+			err = fmt.Errorf("it calls itself %s", live["brokerName"])
+		}
+		return err
+	})
+	b.refusesAll(t, diag.Finding{Check: "broker.name", Host: "host-b", Where: b.conf("host-b"), What: "the broker calls itself " + name, Do: "write brokerName=" + group})
+}
+
+// With nothing running, files alone tell which member was master and how the old group comes back.
+func nothingRuns(t *testing.T, b *bench) {
+	original := appendTo(t, b.conf("host-a"), "enableDLegerCommitLog=true\nstorePathRootDir="+b.host("host-a").InstallDir+"/store/dledger_store")
+	b.stopBroker(t, "host-b")
+	b.stopBroker(t, "host-a")
+	defer func() {
+		original()
+		b.startBroker(t, "host-a")
+		b.startBroker(t, "host-b")
+		b.awaitSlave(t)
+	}()
+	b.refusesAll(t, diag.Finding{Check: "group.roles", What: "host-a was master",
+		Do: "start the old group again, the master first, and let the slave catch up: on host-a: in " + b.conf("host-a") + " take out enableDLegerCommitLog (line 17), write storePathRootDir=" + b.host("host-a").InstallDir + "/store (line 18)"})
+	b.run(t, call{}, "status").wants(t, 0, "no broker of the group runs; host-a was master")
 }
 
 // A slave that has an haMasterAddress of its own does not follow the master that the name servers give
@@ -188,24 +268,29 @@ func slaveBehind(t *testing.T, b *bench) {
 	b.refuses(t, call{}, diag.Finding{Check: "slave.caughtUp", Host: "host-b", Where: b.host("host-b").BrokerAddr(), What: "bytes behind the master", Do: "catch up"})
 }
 
-func halfConfigured(t *testing.T, b *bench) {
-	defer appendTo(t, b.conf("host-b"), "enableDLegerCommitLog=true")()
-	b.refuses(t, call{}, diag.Finding{Check: "broker.half", Host: "host-b", Where: b.conf("host-b") + ":", What: "running broker is in the old mode", Do: "take enableDLegerCommitLog out"})
-}
-
-func leftLedger(t *testing.T, b *bench) {
-	root := filepath.Join(b.host("host-b").InstallDir, "store", "dledger_store")
-	ledger := filepath.Join(root, "dledger-n1")
-	must(t, os.MkdirAll(ledger, 0o755))
-	defer os.RemoveAll(root)
-	b.refuses(t, call{}, diag.Finding{Check: "store.dledger", Host: "host-b", Where: ledger, What: "of an earlier try", Do: "mv " + ledger})
-}
-
-func junkInLog(t *testing.T, b *bench) {
-	junk := filepath.Join(b.host("host-b").InstallDir, "store", "commitlog", "00000000000000000000.bak")
-	must(t, os.WriteFile(junk, []byte("a copy that somebody kept\n"), 0o644))
-	defer os.Remove(junk)
-	b.refuses(t, call{}, diag.Finding{Check: "store.junk", Host: "host-b", Where: junk, What: "does not start", Do: "move it away"})
+func strangeStore(t *testing.T, b *bench) {
+	store := filepath.Join(b.host("host-b").InstallDir, "store")
+	log, ledger := filepath.Join(store, "commitlog"), filepath.Join(store, "dledger_store", "dledger-n1")
+	defer os.RemoveAll(filepath.Join(store, "dledger_store"))
+	must(t, os.MkdirAll(filepath.Join(ledger, "index"), 0o755))
+	entry := append([]byte{0, 0, 0, 1}, make([]byte, 2*32-4)...) // an index of one entry, and room
+	must(t, os.WriteFile(filepath.Join(ledger, "index", "00000000000000000000"), entry, 0o644))
+	want := []diag.Finding{{Check: "store.dledger", Host: "host-b", Where: ledger, What: "holds 1 message(s)", Do: "mv " + ledger}}
+	for _, junk := range []string{"00000000000000000000.bak", ".00000000000000000000.swp", ".nfs00000000005a81b500000001"} {
+		file := filepath.Join(log, junk)
+		must(t, os.WriteFile(file, []byte("something that somebody kept\n"), 0o644))
+		defer os.Remove(file)
+		want = append(want, diag.Finding{Check: "store.junk", Host: "host-b", Where: file, What: "does not start", Do: "move it away"})
+	}
+	lost := filepath.Join(log, "lost+found")
+	must(t, os.Mkdir(lost, 0o700))
+	defer os.Remove(lost)
+	want = append(want, diag.Finding{Check: "store.junk", Host: "host-b", Where: lost, What: "a folder inside", Do: "move it away"})
+	defer appendTo(t, b.conf("host-b"), "mappedFileSizeCommitLog=1048576")()
+	b.refusesAll(t, append(want,
+		diag.Finding{Check: "store.fileSize", Host: "host-b", Where: b.conf("host-b") + ":17", What: "mappedFileSizeCommitLog is 1048576, and all", Do: "which the files were made with"},
+		diag.Finding{Check: "store.fileSize", Host: "host-b", Where: b.conf("host-b") + ":17", What: "on the master", Do: "the same file length"},
+		diag.Finding{Check: "broker.drift", Host: "host-b", Where: b.conf("host-b"), What: "mappedFileSizeCommitLog=1048576", Do: "make them agree"})...)
 }
 
 func stalePlan(t *testing.T, b *bench) {

@@ -4,7 +4,7 @@
 // what runs on it are real processes, so an upgrade of a lab does what it does in production.
 //
 // RocketMQ up to 5.x cannot be told to listen on one address alone, so its ports are open on all
-// interfaces of the machine; everything in a lab talks to 127.0.0.1.
+// interfaces of the machine; everything in a lab talks to 127.0.0.1 (see Options.OwnAddresses).
 package lab
 
 import (
@@ -41,6 +41,9 @@ const DefaultLogFileSize = 64 << 20
 
 // Options say which lab to start. The zero value is a lab of DefaultRelease in DefaultDir.
 type Options struct {
+	// OwnAddresses gives each host an address of its own, 127.0.0.1, 127.0.0.2 and so on, where a test is
+	// about taking one for the other. Linux has all of 127.0.0.0/8 on its loopback interface.
+	OwnAddresses bool
 	// Dir is where everything of the lab is; it must not exist, be empty, or be a dead lab's.
 	Dir string
 	// Release of RocketMQ, such as 4.5.2.
@@ -311,7 +314,7 @@ func (l *Lab) awaitBroker(ctx context.Context, h Host, say func(string)) error {
 func (l *Lab) openHosts(id string, o Options, authorized ssh.PublicKey) error {
 	keys := map[string]ssh.Signer{}
 	_, err := choosePorts(o.BasePort, func(base int) error {
-		s := newState(id, l.dir, o.Release, base)
+		s := newState(id, l.dir, o.Release, base, o.OwnAddresses)
 		opened := map[string]*sshhost.Host{}
 		for _, h := range s.Hosts {
 			if keys[h.Name] == nil {

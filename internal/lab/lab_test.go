@@ -56,7 +56,7 @@ func serveMain(args []string) int {
 
 func victimMain(dir string) {
 	ctx := context.Background()
-	s := newState(filepath.Base(dir), dir, DefaultRelease, firstBlock)
+	s := newState(filepath.Base(dir), dir, DefaultRelease, firstBlock, false)
 	l := &Lab{dir: dir, state: s, path: "/usr/bin:/bin", family: newFamily(ctx, s.ID)}
 	must := func(err error) {
 		if err != nil {
@@ -259,7 +259,7 @@ func TestABlockWithOneTakenPortIsPassedOver(t *testing.T) {
 }
 
 func TestTheTopologyIsOneThatMqliftReads(t *testing.T) {
-	s := newState("id", "/var/lib/lab", "4.5.2", 20000)
+	s := newState("id", "/var/lib/lab", "4.5.2", 20000, false)
 	text, err := s.topology("/var/lib/lab", "operator")
 	if err != nil {
 		t.Fatal(err)

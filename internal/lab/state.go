@@ -36,7 +36,7 @@ const (
 // Host is one host of a lab.
 type Host struct {
 	Name    string `json:"name"`
-	Address string `json:"address"` // of SSH, brokers and peers alike: 127.0.0.1
+	Address string `json:"address"` // of SSH, brokers and peers alike
 	SSHPort int    `json:"sshPort"`
 	// Dir holds everything of the host; its HOME is Dir/home.
 	Dir string `json:"dir"`
@@ -105,7 +105,7 @@ func (s state) write(dir string) error {
 
 // newState plans a lab: host-a with the master and a name server, host-b with the slave and another,
 // host-c with nothing.
-func newState(id, dir, release string, base int) state {
+func newState(id, dir, release string, base int, ownAddresses bool) state {
 	s := state{ID: id, PID: os.Getpid(), Begun: time.Now().Truncate(time.Second), Release: release}
 	for i := range hostCount {
 		h := Host{
@@ -115,6 +115,9 @@ func newState(id, dir, release string, base int) state {
 			ListenPort: brokerPort(base, i),
 			RaftPort:   base + raftAt + i,
 			Peer:       "n" + strconv.Itoa(i),
+		}
+		if ownAddresses {
+			h.Address = fmt.Sprintf("127.0.0.%d", 1+i)
 		}
 		h.Dir = filepath.Join(dir, hostsDir, h.Name)
 		h.InstallDir = filepath.Join(h.Dir, "opt", "rocketmq-"+release)
