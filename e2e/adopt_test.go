@@ -88,6 +88,7 @@ func TestGoesOnFromWhatWasBegunByHand(t *testing.T) {
 	b := newBenchIn(t, lab.Options{OwnAddresses: true})
 	files := b.prepareByHand(t)
 	b.send(t, "late", 50, 100) // what the copy has not got
+	const junk = ".00000000000000000000.swp"
 
 	warned := func(t *testing.T, found diag.Findings, check, host string, says ...string) {
 		t.Helper()
@@ -127,7 +128,10 @@ func TestGoesOnFromWhatWasBegunByHand(t *testing.T) {
 		check.wants(t, 3)
 		matching(t, check.findings(t), diag.Finding{Check: "group.roles", What: "1 of 3 members run as DLedger and the others do not: host-a serves as master in the old mode", Do: fmt.Sprintf("on host-c: kill %d, then leave it stopped", b.pid(t, "host-c", "broker"))})
 		b.stopBroker(t, "host-c")
+		must(t, os.WriteFile(filepath.Join(b.host("host-c").InstallDir, "store", "commitlog", junk), []byte("an editor's\n"), 0o644))
 		check = b.run(t, call{}, "check", "--json")
+		check.wants(t, 0)
+		warned(t, check.findings(t), "store.junk", "host-c", junk, "moves this folder aside")
 		warned(t, check.findings(t), "store.dledger", "host-c", "dledger-n2", "to which nothing was written")
 	})
 
@@ -164,6 +168,11 @@ func TestGoesOnFromWhatWasBegunByHand(t *testing.T) {
 				t.Errorf("%s: %q stands there %d times:\n%s", host, line, n, now)
 			}
 		}
+	}
+	aside, err := filepath.Glob(filepath.Join(b.host("host-c").InstallDir, "store", "commitlog.mqlift-*", junk))
+	must(t, err)
+	if len(aside) != 1 {
+		t.Errorf("the copy with a strange file in it is not moved aside once: %v", aside)
 	}
 	b.run(t, call{}, "check").wants(t, 3, "every member runs as DLedger already", "mqlift verify")
 

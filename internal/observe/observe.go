@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -78,6 +79,9 @@ type Member struct {
 	Store *agent.Store          // the old root; nil: nowhere to look. Ledgers holds those below the new one, too
 	Trees map[string]agent.Path // by path: install dir, old and new root, commit log, consumequeue, index
 
+	// QueueFault is the last line in which a running DLedger peer complains, since its start, that its
+	// consume queues do not fit the messages it gets; "" for none.
+	QueueFault string
 	// Lock is mqlift's lock on this host, nil when there is none or none that can be read; LockErr is why.
 	Lock    *grouplock.Held
 	LockErr error
@@ -254,7 +258,27 @@ func member(ctx context.Context, h Hosts, d *topology.Member) (*Member, error) {
 			m.Live, m.RuntimeErr = b.Config(ctx)
 		}
 	}
+	if m.Role() == "dledger" && m.Process != nil {
+		if err := m.queueFault(ctx, a); err != nil {
+			return nil, err
+		}
+	}
 	return m, m.asRun()
+}
+
+// queueFault looks for what a peer that was started on a shorter log than the leader's writes for every
+// new message, and for nothing else (ConsumeQueue.putMessagePositionInfo, 4.5.2; seen).
+func (m *Member) queueFault(ctx context.Context, a *agent.Agent) error {
+	tail, err := a.TailFile(ctx, agent.TailRequest{Path: path.Join(m.Host.Home, "logs/rocketmqlogs/storeerror.log"), Lines: 1, Grep: `\[BUG\]logic queue order maybe wrong`})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case len(tail.Lines) > 0 && tail.Modified.After(m.Process.Started):
+		m.QueueFault = tail.Lines[0]
+	}
+	return nil
 }
 
 // asRun takes the running broker's word where its file was edited for DLedger since it was started.
@@ -279,7 +303,7 @@ func (m *Member) locate(master *Member) {
 	switch {
 	case m.Live != nil || m.Process != nil:
 		m.Root, m.CommitLog = m.Settings.StoreRoot, m.Settings.StoreCommitLog
-	case master != nil && (m.Conf == nil || m.Settings.DLedger):
+	case master != nil && (m.Conf == nil || m.Settings.IP1 != m.Declared.Address): // nothing, or perhaps a copy
 		m.Root, m.CommitLog = Places(m.Declared, master)
 	case m.Conf != nil:
 		m.Root, m.CommitLog = m.Conf.OldRoot(m.Host.Install.Release, m.Host.Home), m.Settings.StoreCommitLog

@@ -267,7 +267,7 @@ func (e *StaleError) Error() string {
 		switch {
 		case m.Kind != n.Kind:
 			moved = append(moved, fmt.Sprintf("%s was %s and is %s", m.Host, m.Kind, n.Kind))
-		case string(m.OldConf) != string(n.OldConf):
+		case string(m.OldConf) != string(n.OldConf), string(m.FoundConf) != string(n.FoundConf):
 			moved = append(moved, fmt.Sprintf("%s: %s was changed", m.Host, m.ConfPath))
 		case m.Host != n.Host || m.CommitLog != n.CommitLog || m.OldRoot != n.OldRoot:
 			moved = append(moved, fmt.Sprintf("%s: the store's place was changed", m.Host))

@@ -233,7 +233,9 @@ func (p *preflight) fresh(m *observe.Member) {
 		}
 		root, log := observe.Places(d, master)
 		p.found = append(p.found, d.CheckStore(root, log)...)
-		p.copiedLog(m, log, master.Settings.MappedFileSizeCommitLog)
+		if log == m.CommitLog {
+			p.copiedLog(m, log, master.Settings.MappedFileSizeCommitLog)
+		}
 	}
 	for _, l := range m.Host.Listeners {
 		if used := int(l.Address.Port()); used == port || used == port+1 || used == port-2 {

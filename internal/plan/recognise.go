@@ -299,6 +299,11 @@ func (r *recogniser) peer(m *observe.Member) {
 	if name := m.Live["dLegerGroup"]; name != r.f.Members[0].Live["dLegerGroup"] && r.f.Members[0].Live != nil {
 		r.add(diag.Fail, "broker.peer", host, at(m.Conf, "dLegerGroup"), fmt.Sprintf("dLegerGroup is %q here and %q on %s: its votes fail", name, r.f.Members[0].Live["dLegerGroup"], r.f.Members[0].Declared.Host), "make it the same on all members")
 	}
+	if m.QueueFault != "" {
+		r.add(diag.Fail, "store.queues", host, path.Join(m.Host.Home, "logs/rocketmqlogs/storeerror.log"),
+			"its consume queues do not fit the leader's: it was started on an old log with fewer messages, and consumers that read from it get other messages: "+m.QueueFault,
+			"this peer must get a good peer's store: stop it, move its store aside, copy a good peer's that is stopped, start it; do not let it become leader before")
+	}
 	if m.Conf == nil {
 		return
 	}

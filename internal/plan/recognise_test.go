@@ -181,6 +181,10 @@ func TestEveryStateOfTheProcedureByHandIsRecognised(t *testing.T) {
 			g.allDLedger()
 			g.member(c).Store.Ledgers[0].Divided = 2 * gib
 		}, plan.Impaired, "1 thing(s) are not in order", []string{"group.roles", "store.divided host-c"}, []string{"takes the old log to end at 2147483648 and host-a's takes it to end at 3221225472"}},
+		"all DLedger, one started on a shorter log": {func(g *group) {
+			g.allDLedger()
+			g.member(b).QueueFault = "2026-03-14 03:00:00 WARN x - [BUG]logic queue order maybe wrong, expectLogicOffset: 200 currentLogicOffset: 180 Topic: orders QID: 0 Diff: 20"
+		}, plan.Impaired, "1 thing(s)", []string{"group.roles", "store.queues host-b"}, []string{"expectLogicOffset: 200", "do not let it become leader"}},
 		"all DLedger, a name lost": {func(g *group) {
 			g.allDLedger()
 			m := g.member(c)
