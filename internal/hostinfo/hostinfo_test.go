@@ -152,7 +152,17 @@ func TestStatIsReadWhateverTheProgramIsCalled(t *testing.T) {
 func FuzzStat(f *testing.F) {
 	f.Add([]byte("4242 (java) S 1 4242 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 33 0 987654 1 2"))
 	f.Add([]byte("1 (a) b) S"))
-	f.Fuzz(func(t *testing.T, data []byte) { parseStat(data) })
+	f.Add([]byte("Name:\tjava\nUid:\t1000\t1000\t1000\t1000\nMemTotal: 99999999999999999999 kB\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		st, err := parseStat(data)
+		if err == nil && st.state == 0 {
+			t.Fatalf("%q is %+v", data, st)
+		}
+		if uid, err := effectiveUID(data); err == nil && uid < 0 {
+			t.Fatalf("uid %d", uid)
+		}
+		parseMemory(data)
+	})
 }
 
 func TestListenersAreFoundWithTheirProcess(t *testing.T) {
@@ -226,7 +236,17 @@ func TestSocketTablesAreRead(t *testing.T) {
 
 func FuzzListeners(f *testing.F) {
 	f.Add("header\n 0: 0100007F:2694 00000000:0000 0A 0:0 0:0 0 33 0 4714 1\n")
-	f.Fuzz(func(t *testing.T, table string) { parseListeners(strings.NewReader(table)) })
+	f.Fuzz(func(t *testing.T, table string) {
+		list, err := parseListeners(strings.NewReader(table))
+		if err == nil && len(list) > strings.Count(table, "\n")+1 {
+			t.Fatalf("%d listeners", len(list))
+		}
+		for _, l := range list {
+			if err == nil && !l.Address.Addr().IsValid() {
+				t.Fatalf("%+v", l)
+			}
+		}
+	})
 }
 
 func TestTheMountOfAPathIsTheLongestAndLastOne(t *testing.T) {
@@ -256,7 +276,12 @@ func TestTheMountOfAPathIsTheLongestAndLastOne(t *testing.T) {
 func FuzzMount(f *testing.F) {
 	f.Add([]byte("27 1 254:0 / / rw - ext4 /dev/vda rw\n"), "/x")
 	f.Add([]byte("27 1 254:0 / /a\\04 rw - ext4 /dev\\777 rw\n"), "/a")
-	f.Fuzz(func(t *testing.T, data []byte, path string) { mountOf(data, path) })
+	f.Fuzz(func(t *testing.T, data []byte, path string) {
+		m, err := mountOf(data, path)
+		if err == nil && !contains(m.MountPoint, path) {
+			t.Fatalf("%q is said to be on %+v", path, m)
+		}
+	})
 }
 
 func TestFilesystemsAreReported(t *testing.T) {

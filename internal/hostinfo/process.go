@@ -201,7 +201,8 @@ func effectiveUID(status []byte) (int, error) {
 	for line := range bytes.Lines(status) {
 		if rest, ok := bytes.CutPrefix(line, []byte("Uid:")); ok {
 			if f := bytes.Fields(rest); len(f) >= 2 {
-				return strconv.Atoi(string(f[1]))
+				uid, err := strconv.ParseUint(string(f[1]), 10, 32)
+				return int(uid), err
 			}
 		}
 	}
