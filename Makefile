@@ -33,10 +33,11 @@ lint:
 FUZZTIME ?= 20s
 fuzz:
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cache=$$($(GO) env GOCACHE)/fuzz/mqlift && \
+	if [ -w /dev/shm ]; then memory=/dev/shm; else memory=$${TMPDIR:-/tmp}; fi && \
 	for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  $(GO) test -c -fuzz=. -o "$$dir/fuzz.test" "$$pkg" || exit 1; \
 	  for target in $$(cd "$$pkg" && "$$dir/fuzz.test" -test.list '^Fuzz'); do \
-	    if (cd "$$pkg" && "$$dir/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) \
+	    if (cd "$$pkg" && TMPDIR=$$memory "$$dir/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) \
 	        -test.fuzzcachedir "$$cache/$$pkg") >"$$dir/out" 2>&1; \
 	    then printf 'ok    fuzz %-24s %-52s %s\n' "$${pkg#./}" "$$target" "$$(sed -n 's/.*execs: \([0-9]*\).*/\1 inputs/p' "$$dir/out" | tail -n1)"; \
 	    else cat "$$dir/out"; printf 'FAIL  fuzz %-24s %s\n' "$${pkg#./}" "$$target"; exit 1; fi; \

@@ -26,13 +26,15 @@ func parseKeys(spec string) ([]probe.MessageKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefix2, b, _, err := number(last)
+	prefix2, b, width2, err := number(last)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case prefix != prefix2:
 		return nil, fmt.Errorf("%s and %s differ before their numbers", first, last)
+	case width2 != width && width2 != max(width, len(strconv.Itoa(b))):
+		return nil, fmt.Errorf("%s and %s have different leading zeros", first, last)
 	case b < a:
 		return nil, fmt.Errorf("%s comes after %s", first, last)
 	case b-a >= maxKeys:
