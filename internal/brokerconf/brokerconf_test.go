@@ -636,3 +636,36 @@ func TestDiffShowsWhatATerminalWouldHide(t *testing.T) {
 		}
 	}
 }
+
+func TestAMasterUnderSilenceIsNotTakenForASlave(t *testing.T) {
+	live := map[string]string{"brokerRole": "ASYNC_MASTER", "startAcceptSendRequestTimeStamp": "0"}
+	if Slave(live) {
+		t.Error("a master is taken for a slave")
+	}
+	for _, kv := range append(CloseWrites(), Silence()...) {
+		live[kv.Key] = kv.Value
+	}
+	if live["brokerRole"] != "SLAVE" || Slave(live) {
+		t.Errorf("a fenced master is taken for a slave, or is not fenced: %v", live)
+	}
+	if !Slave(map[string]string{"brokerRole": "SLAVE", "startAcceptSendRequestTimeStamp": "0"}) {
+		t.Error("a slave is not seen as one")
+	}
+}
+
+func TestWhatSilenceSetsIsPutBackAsTheFileHasIt(t *testing.T) {
+	f := parse(t, "brokerName=b\nbrokerRole=SYNC_MASTER\nslaveReadEnable=true\ntransactionTimeOut=9000\n")
+	back := map[string]string{}
+	for _, kv := range f.OpenWrites("4.5.2") {
+		back[kv.Key] = kv.Value
+	}
+	for _, kv := range append(CloseWrites(), Silence()...) {
+		if _, ok := back[kv.Key]; !ok {
+			t.Errorf("%s is never put back", kv.Key)
+		}
+	}
+	want := map[string]string{"brokerPermission": "6", "startAcceptSendRequestTimeStamp": "0", "slaveReadEnable": "true", "offsetCheckInSlave": "false", "transactionTimeOut": "9000", "brokerRole": "SYNC_MASTER"}
+	if diff := cmp.Diff(want, back); diff != "" {
+		t.Error(diff)
+	}
+}
