@@ -30,9 +30,7 @@ func (e *Env) keepSilent(ctx context.Context, peers []*Node) (end func()) {
 				if err != nil || live[brokerconf.RoleKey] == "SLAVE" {
 					continue // not there yet, or silent
 				}
-				// Seen through also at the end of the step: the broker rewrites its broker.conf.
-				err = e.updateConfig(context.WithoutCancel(ctx), n, map[string]string{brokerconf.RoleKey: "SLAVE"}, n.ClosedConf)
-				if err == nil {
+				if err := e.silence(ctx, n); err == nil {
 					e.action(n.Host, "was elected; set to brokerRole=SLAVE, so that it writes nothing by itself until writes open")
 				}
 			}
@@ -42,4 +40,11 @@ func (e *Env) keepSilent(ctx context.Context, peers []*Node) (end func()) {
 		cancel()
 		running.Wait()
 	}
+}
+
+// silence sees the change through also at the end of the step: the broker rewrites its broker.conf.
+func (e *Env) silence(ctx context.Context, n *Node) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	return e.updateConfig(ctx, n, map[string]string{brokerconf.RoleKey: "SLAVE"}, n.ClosedConf)
 }
