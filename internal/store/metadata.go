@@ -117,7 +117,7 @@ func CompareMetadata(members map[string]*Metadata) []MetadataDifference {
 				delete(top, "dataVersion")
 			}
 		}
-		differ(file, "", values, &l)
+		differ(file, nil, values, &l)
 	}
 	return l
 }
@@ -133,8 +133,25 @@ func decodeExactly(data []byte) any {
 	return v
 }
 
-// differ goes down as long as all who have a value have an object.
-func differ(file, path string, values map[string]any, l *[]MetadataDifference) {
+// builtIn are groups that a broker makes for itself at every start (SubscriptionGroupManager.init, 4.5.2
+// to 5.3.3). Until an operator changes a group, a master has no subscriptionGroup.json, while its slave
+// writes one with these (seen on 4.5.2): a file without them means the same.
+var builtIn = []string{"TOOLS_CONSUMER", "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY",
+	"CID_ONSAPI_PULL", "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS"}
+
+// entryDepth is how deep the entries of a file are: topicConfigTable / orders. What is missing from there
+// on is missing as a whole; what is missing above may just be empty.
+const entryDepth = 2
+
+// differ goes down as long as all have objects.
+func differ(file string, path []string, values map[string]any, l *[]MetadataDifference) {
+	if len(path) == entryDepth && path[0] == "subscriptionGroupTable" && slices.Contains(builtIn, path[1]) {
+		for _, v := range values {
+			if v == nil {
+				return
+			}
+		}
+	}
 	keys := map[string]bool{}
 	objects := true
 	for _, v := range values {
@@ -144,6 +161,7 @@ func differ(file, path string, values map[string]any, l *[]MetadataDifference) {
 				keys[key] = true
 			}
 		case nil:
+			objects = objects && len(path) < entryDepth
 		default:
 			objects = false
 		}
@@ -155,11 +173,11 @@ func differ(file, path string, values map[string]any, l *[]MetadataDifference) {
 				o, _ := v.(map[string]any)
 				below[name] = o[key]
 			}
-			differ(file, strings.TrimPrefix(path+" / "+key, " / "), below, l)
+			differ(file, append(slices.Clone(path), key), below, l)
 		}
 		return
 	}
-	d := MetadataDifference{File: file, Path: path, Values: map[string]string{}}
+	d := MetadataDifference{File: file, Path: strings.Join(path, " / "), Values: map[string]string{}}
 	texts := map[string]bool{}
 	for name, v := range values {
 		text := ""
