@@ -22,7 +22,7 @@ import (
 func TestADivergedSlaveIsRealigned(t *testing.T) {
 	b := newBench(t)
 	root := filepath.Join(b.host("host-b").InstallDir, "store")
-	b.run(t, call{}, "store", "compare").wants(t, 0, "The logs are equal up to", "0 failed")
+	b.run(t, call{}, "store", "compare").wants(t, 0, "The logs are equal up to", "config/*.json mean the same", "Nothing is wrong")
 	b.stopBroker(t, "host-b")
 	healthyAndDamaged(t, b, root)
 
@@ -31,10 +31,8 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 		name, says string
 		change     func(t *testing.T, l *slaveLog)
 	}{
-		{"longer, with messages of its own, and a file too many", "topic own", func(t *testing.T, l *slaveLog) {
+		{"longer, with messages of its own", "topic own", func(t *testing.T, l *slaveLog) {
 			l.put(l.put(l.end, "own1", 100), "own2", 5000)
-			must(t, os.WriteFile(filepath.Join(l.dir, store.FileName(3*lab.DefaultLogFileSize)), nil, 0o644))
-			must(t, os.Truncate(filepath.Join(l.dir, store.FileName(3*lab.DefaultLogFileSize)), lab.DefaultLogFileSize))
 		}},
 		{"shorter, with another tail", "key other", func(t *testing.T, l *slaveLog) {
 			at := l.messages[len(l.messages)-3].PhysicalOffset
@@ -55,6 +53,10 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 			o.wants(t, 6, "The logs differ", "the first byte that differs is at offset", c.says)
 			b.startBroker(t, "host-b")
 			b.awaitRegistered(t)
+			// One empty file more than the broker has prepared; it deletes such files at its start.
+			prepared := filepath.Join(root, "commitlog", store.FileName(2*lab.DefaultLogFileSize))
+			must(t, os.WriteFile(prepared, nil, 0o644))
+			must(t, os.Truncate(prepared, lab.DefaultLogFileSize))
 			a := b.startApply(t)
 			a.await(t, "the logs to be aligned", func(e event.Event) bool { return e.Kind == event.StepEnd && e.Step == "align-logs" })
 			a.signal(t, syscall.SIGINT)
@@ -108,7 +110,7 @@ func healthyAndDamaged(t *testing.T, b *bench, root string) {
 		{"a byte turned in a queue", queue, 6, "queue 0 of " + topic, func(data []byte) []byte { data[50*20+7] ^= 1; return data }},
 		{"a tag's byte turned", queue, 6, "has another tag", func(data []byte) []byte { data[50*20+19] ^= 1; return data }},
 		{"a queue that lost its end", queue, 0, "lag behind the log by 3 messages", func(data []byte) []byte { clear(data[(seeded-3)*20:]); return data }},
-		{"a queue file cut short", queue, 6, "does not load the queue", func(data []byte) []byte { return data[:1000*20] }},
+		{"a queue file cut short", queue, 6, "does not load the queue", func(data []byte) []byte { return data[:1000*20+7] }},
 		{"an index cut short", indexes[0], 6, "no length of an index file", func(data []byte) []byte { return data[:30_000_000] }},
 		{"a slot of the index turned", indexes[0], 6, "the index file: slot", func(data []byte) []byte {
 			for at := 40; ; at += 4 {

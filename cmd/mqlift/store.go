@@ -75,7 +75,8 @@ agree: same files, same first offset, same end, same valid bytes. Where they do 
 that differs, the message it lies in, what each copy has there, and which copy is ahead. Bytes after a log's
 end do not count. Consume queues and index are compared with their own log, config/*.json by meaning.
 
-Logs that are being written (their abort file is there) are compared up to the smallest common end.
+Logs that are being written (their abort file is there) are compared up to the smallest common end, unless
+a stopped copy reaches further.
 It changes nothing. With DIR DIR…, stores on this machine are compared; no topology, no broker.
 
 Exit code 6 when they differ, or one is damaged.`,
@@ -354,10 +355,16 @@ func (r *storeReport) compare(ctx context.Context) error {
 }
 
 // bound cuts inspections of moving logs at their common end. Where that is no message boundary in one of
-// them, they differ before it, which comparing them whole will show.
+// them, they differ before it, which comparing them whole will show; and so will a stopped copy that
+// reaches further than a moving one.
 func (r *storeReport) bound(ctx context.Context, members map[string]*store.Inspection) error {
 	end := store.CommonEnd(members)
 	bounded := map[string]*store.Inspection{}
+	for _, c := range r.Copies {
+		if in := members[c.Name]; !c.Running && !in.Abort && in.End > end {
+			return nil
+		}
+	}
 	for _, c := range r.Copies {
 		in := members[c.Name]
 		if len(in.Files) == 0 || end <= in.First {

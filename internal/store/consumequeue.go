@@ -192,6 +192,9 @@ func (r *queueReader) file(ctx context.Context, path string, base, size int64) e
 	if info.Size() != size {
 		r.q.hurt(path, fmt.Sprintf("has %d bytes, the others have %d, and a broker does not load the queue like that", info.Size(), size))
 	}
+	if info.Size()%queueEntry != 0 { // the only one of its length, perhaps: any setting is rounded up to whole entries
+		r.q.hurt(path, fmt.Sprintf("has %d bytes, which are no whole entries: it was cut short, and a broker does not load the queue like that", info.Size()))
+	}
 	if r.begun && base != r.fileEnd {
 		r.q.hurt(path, fmt.Sprintf("does not follow the file before it, which ends at %d", r.fileEnd))
 	}
