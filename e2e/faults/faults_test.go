@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 // The chosen part of the matrix: every row ends verified or cleanly back, and nothing acknowledged is
 // missing.
 func TestMatrix(t *testing.T) {
-	all, err := choose("")
+	all, err := choose("", loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestMatrix(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	o := options{binary: binary, labs: 2, seed: 1}
+	o := options{place: loopback, binary: binary, labs: 2, seed: 1}
 	if err := o.matrix(t.Context(), inTest(all), t.Output()); err != nil {
 		t.Error(err)
 	}

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"mqlift/internal/dledger"
 	"mqlift/internal/lab"
 	"mqlift/internal/run"
@@ -85,60 +83,47 @@ func copying(_ context.Context, t *trial) error {
 }
 
 // ssh makes the SSH servers of hosts fail, or be well again.
-func ssh(fault lab.Fault, hosts ...string) action {
+func ssh(fault lab.Fault, hosts ...role) action {
 	return func(_ context.Context, t *trial) error {
 		var errs []error
 		for _, h := range hosts {
-			errs = append(errs, t.Fault(h, fault))
+			errs = append(errs, t.ssh(h, fault))
 		}
 		return errors.Join(errs...)
 	}
 }
 
-// hostDies ends everything on a host at once; its SSH port is closed.
-func hostDies(host string) action {
+// hostDies ends everything on a host at once.
+func hostDies(host role) action {
+	return func(ctx context.Context, t *trial) error { return t.kill(ctx, host) }
+}
+
+// hostReturns brings a host back as a reboot does: SSH and the name server run, and no broker.
+func hostReturns(host role) action {
 	return func(ctx context.Context, t *trial) error {
-		if err := t.Fault(host, lab.Cut); err != nil {
-			return err
-		}
-		s, err := t.Status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, h := range s.Hosts {
-			for _, p := range h.Processes {
-				if h.Name != host {
-					continue
-				}
-				if err := syscall.Kill(p.PID, sigKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-					return err
-				}
-			}
-		}
-		return t.gone(ctx, host, "broker")
+		return errors.Join(t.boot(ctx, host), t.nameServers(ctx))
 	}
 }
 
-// hostReturns brings a host back as a reboot does: /tmp is empty, SSH and the name server run, no broker.
-func hostReturns(host string) action {
-	return func(ctx context.Context, t *trial) error {
-		left, err := filepath.Glob(filepath.Join(t.host(host).Dir, "tmp", "*"))
-		for _, dir := range left {
-			err = errors.Join(err, os.RemoveAll(dir))
+// hostServes brings it back with its broker, as the operator does where mqlift has touched nothing yet.
+func hostServes(host role) action {
+	return then(hostReturns(host), func(ctx context.Context, t *trial) error {
+		if err := t.startBroker(ctx, host); err != nil {
+			return err
 		}
-		return errors.Join(err, t.Fault(host, lab.Restore), t.nameServers(ctx))
-	}
+		return t.registered(ctx, host, int64(host))
+	})
 }
 
-func nameServer(s syscall.Signal, host string) action {
+func nameServer(s syscall.Signal, host role) action {
 	return func(ctx context.Context, t *trial) error { return t.signal(ctx, host, "name server", s) }
 }
 
 func nameServersReturn(ctx context.Context, t *trial) error { return t.nameServers(ctx) }
 
-func broker(s syscall.Signal, host string) action {
+func broker(s syscall.Signal, host role) action {
 	return func(ctx context.Context, t *trial) error {
-		pids, err := t.pids(ctx, host, "broker")
+		pids, err := t.pids(host, "broker")
 		if s == sigCONT && len(pids) == 0 {
 			return err // it is gone by now
 		}
@@ -149,13 +134,14 @@ func broker(s syscall.Signal, host string) action {
 // leaderDies kills the broker that the peers call their leader.
 func leaderDies(ctx context.Context, t *trial) error {
 	var peers []dledger.Peer
-	for _, h := range t.Hosts() {
-		peers = append(peers, dledger.Peer{ID: h.Peer, Addr: fmt.Sprintf("%s:%d", h.Address, h.RaftPort), Name: h.Name})
+	for r := range roles {
+		h := t.member(r)
+		peers = append(peers, dledger.Peer{ID: h.Peer, Addr: h.RaftAddr, Name: h.Name})
 	}
 	leader := dledger.Look(ctx, t.client, group, peers).Leader
-	for _, h := range t.Hosts() {
-		if h.Peer == leader.ID {
-			return t.signal(ctx, h.Name, "broker", sigKILL)
+	for r := range roles {
+		if t.member(r).Peer == leader.ID {
+			return t.signal(ctx, r, "broker", sigKILL)
 		}
 	}
 	return fmt.Errorf("no peer leads (%+v)", leader)
@@ -176,19 +162,19 @@ func newest(pattern string) (string, error) {
 }
 
 // incomingFile is the commit log file that a host is receiving.
-func incomingFile(host string) file {
+func incomingFile(host role) file {
 	return func(t *trial) (string, error) { return newest(t.commitLog(host) + ".mqlift-incoming/run-*/*") }
 }
 
 // logFile is the first file of a host's commit log.
-func logFile(host string) file {
+func logFile(host role) file {
 	return func(t *trial) (string, error) { return newest(t.commitLog(host) + "/00000000000000000000") }
 }
 
 // queueFile is the first consume queue file that was carried to a host.
-func queueFile(host string) file {
+func queueFile(host role) file {
 	return func(t *trial) (string, error) {
-		return newest(filepath.Join(t.host(host).InstallDir, "store/dledger_store/consumequeue", topic, "0/00000000000000000000"))
+		return newest(filepath.Join(t.member(host).InstallDir, "store/dledger_store/consumequeue", topic, "0/00000000000000000000"))
 	}
 }
 
@@ -219,7 +205,7 @@ func flipByte(name string, at int64) error {
 }
 
 // flipTail changes one bit near the end of a host's log.
-func flipTail(host string) action {
+func flipTail(host role) action {
 	return func(_ context.Context, t *trial) error {
 		name, err := newest(t.commitLog(host) + "/*")
 		if err != nil {
@@ -270,16 +256,20 @@ func diverge(ctx context.Context, t *trial) error {
 	return errors.New("m000050 is not in the slave's log")
 }
 
-// port chooses one of a host's ports.
-type port func(lab.Host) int
+// port chooses one of a host's addresses.
+type port func(member) string
 
-func raft(h lab.Host) int   { return h.RaftPort }
-func listen(h lab.Host) int { return h.ListenPort }
+func raft(m member) string   { return m.RaftAddr }
+func listen(m member) string { return m.Addr }
 
 // takePort listens on a host's port until freePort, or the end of the row.
-func takePort(host string, which port) action {
+func takePort(host role, which port) action {
 	return func(_ context.Context, t *trial) error {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", which(t.host(host))))
+		_, number, err := net.SplitHostPort(which(t.member(host)))
+		if err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp", ":"+number)
 		if err != nil {
 			return err
 		}
@@ -289,14 +279,14 @@ func takePort(host string, which port) action {
 	}
 }
 
-func freePort(string) action {
+func freePort(role) action {
 	return func(_ context.Context, t *trial) error { return t.taken.Close() }
 }
 
 // javaOption gives a host's brokers a further JVM option.
-func javaOption(host, option string) action {
+func javaOption(host role, option string) action {
 	return func(_ context.Context, t *trial) error {
-		script := filepath.Join(t.host(host).InstallDir, "bin", "runbroker.sh")
+		script := filepath.Join(t.member(host).InstallDir, "bin", "runbroker.sh")
 		data, err := os.ReadFile(script)
 		if err != nil {
 			return err
@@ -306,62 +296,24 @@ func javaOption(host, option string) action {
 	}
 }
 
-// smallDisk puts a host's installation onto a file system of its own.
-func smallDisk(host string) action {
-	return func(_ context.Context, t *trial) error { return t.mount(t.host(host).InstallDir) }
+func smallDisk(host role) action {
+	return func(_ context.Context, t *trial) error { return t.smallDisk(host) }
 }
 
-func fillDisk(host string) action {
-	return func(_ context.Context, t *trial) error { return fill(t.host(host).InstallDir) }
+func fillDisk(host role) action {
+	return func(_ context.Context, t *trial) error { return t.fillDisk(host) }
 }
 
-func freeDisk(host string) action {
-	return func(_ context.Context, t *trial) error { return resize(t.host(host).InstallDir, roomy) }
+func freeDisk(host role) action {
+	return func(_ context.Context, t *trial) error { return t.freeDisk(host) }
 }
 
-func smallStateDir(_ context.Context, t *trial) error { return t.mount(t.state) }
-func fillStateDir(_ context.Context, t *trial) error  { return fill(t.state) }
-func freeStateDir(_ context.Context, t *trial) error  { return resize(t.state, roomy) }
-
-// roomy is the size of a disk that is not full, in bytes: what a plan wants, which is its reserve of 1 GiB
-// and the store. It is a tmpfs, which takes memory for what is in it only.
-const roomy = 3 << 30
-
-// mount puts a file system of its own at a folder until the row ends.
-func (t *trial) mount(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", roomy)); err != nil {
-		return fmt.Errorf("mounting a disk at %s: %w", dir, err)
-	}
-	t.cleanup = append(t.cleanup, func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // a broker may still have files open there
-			fmt.Fprintf(os.Stderr, "unmounting %s: %v\n", dir, err)
-		}
-	})
-	return nil
+func smallStateDir(_ context.Context, t *trial) error {
+	t.cleanup = append(t.cleanup, func() { unmount(t.state) })
+	return mount(t.state)
 }
-
-// fill leaves no room on a disk, at once.
-func fill(dir string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return err
-	}
-	return resize(dir, int64(st.Blocks-st.Bfree)*st.Bsize)
-}
-
-// resize makes a disk as large as that, or as what has been written to it meanwhile.
-func resize(dir string, size int64) error {
-	for {
-		err := unix.Mount("", dir, "", unix.MS_REMOUNT, fmt.Sprintf("size=%d", size))
-		if !errors.Is(err, unix.EINVAL) {
-			return err
-		}
-		size += 1 << 20
-	}
-}
+func fillStateDir(_ context.Context, t *trial) error { return fill(t.state) }
+func freeStateDir(_ context.Context, t *trial) error { return resize(t.state, roomy) }
 
 // tearJournal cuts the end of the journal's last record off, as a crash of the machine can.
 func tearJournal(_ context.Context, t *trial) error {

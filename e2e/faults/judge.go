@@ -15,7 +15,7 @@ import (
 // oldGroup is what the old group must be again after everything was undone: files, settings, roles.
 func (g *ground) oldGroup(ctx context.Context) (map[string]string, error) {
 	m := map[string]string{}
-	for _, h := range []string{master, slave} {
+	for _, h := range []role{master, slave} {
 		data, err := os.ReadFile(g.conf(h))
 		if err != nil {
 			return nil, err
@@ -27,9 +27,9 @@ func (g *ground) oldGroup(ctx context.Context) (map[string]string, error) {
 		m[g.conf(h)] = info.Mode().String() + "\n" + string(data)
 		live, err := g.broker(h).Config(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", h, err)
+			return nil, fmt.Errorf("%s: %w", g.member(h).Name, err)
 		}
-		m[h+" configuration"] = fmt.Sprint(live) // maps are printed in order
+		m[g.member(h).Name+" configuration"] = fmt.Sprint(live) // maps are printed in order
 	}
 	for _, ns := range g.NameServers() {
 		info, err := g.client.NameServers([]string{ns}).ClusterInfoAt(ctx, ns)
@@ -73,21 +73,22 @@ func (t *trial) isBack(ctx context.Context) error {
 	if err := t.slaveFollows(ctx); err != nil {
 		return err
 	}
-	pids, err := t.pids(ctx, empty, "broker")
+	pids, err := t.pids(empty, "broker")
 	if err == nil && len(pids) > 0 {
-		err = fmt.Errorf("a broker runs on %s: process %d", empty, pids[0])
+		err = fmt.Errorf("a broker runs on %s: process %d", t.member(empty).Name, pids[0])
 	}
 	return err
 }
 
 // unlocked looks for what a run must not leave on a host.
 func (t *trial) unlocked(ctx context.Context) error {
-	for _, h := range t.Hosts() {
+	for r := range roles {
+		h := t.member(r)
 		if _, err := os.Stat(filepath.Join(h.InstallDir, ".mqlift", group+".lock")); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is still locked (%v)", h.Name, err)
 		}
 		err := until(ctx, 20*time.Second, "helper programs to be gone from "+h.Name, func(context.Context) error {
-			left, err := filepath.Glob(filepath.Join(h.Dir, "tmp", "mqlift.*"))
+			left, err := filepath.Glob(filepath.Join(h.Tmp, "mqlift.*"))
 			if err == nil && len(left) > 0 {
 				err = fmt.Errorf("its temporary folder holds %v", left)
 			}

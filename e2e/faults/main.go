@@ -17,28 +17,40 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
+	"mqlift/e2e/netlab"
 	"mqlift/internal/lab"
 )
 
 func main() {
 	lab.KeeperMain()
-	var o options
+	if inNetwork() {
+		if err := netlab.Enter(netlab.DefaultRelease); err != nil {
+			fmt.Fprintln(os.Stderr, "NOT RUN:", err)
+			os.Exit(1)
+		}
+	}
+	o := options{place: loopback}
 	flag.StringVar(&o.binary, "mqlift", "bin/mqlift", "the mqlift to test")
 	flag.StringVar(&o.pattern, "rows", "", "only rows whose name and step match this regular expression")
 	flag.IntVar(&o.labs, "labs", 1, "how many labs run rows side by side")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of all that is random")
 	flag.StringVar(&o.json, "json", "", "write the results to this file")
+	overNetwork := flag.Bool("network", false, "run on the network lab (root) instead of loopback")
 	list := flag.Bool("list", false, "list the rows and end")
 	flag.Parse()
+	if *overNetwork {
+		o.place, o.labs = network, 1 // its addresses are the case's, once
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	chosen, err := choose(o.pattern)
+	chosen, err := choose(o.pattern, o.place)
 	if err == nil && *list {
 		for _, r := range chosen {
 			fmt.Println(r.title())
@@ -55,7 +67,13 @@ func main() {
 	}
 }
 
+// inNetwork tells whether the network lab is asked for: it is entered before anything else is done.
+func inNetwork() bool {
+	return slices.ContainsFunc(os.Args[1:], func(a string) bool { return strings.TrimLeft(a, "-") == "network" })
+}
+
 type options struct {
+	place                 place
 	binary, pattern, json string
 	labs                  int
 	seed                  uint64
@@ -63,7 +81,7 @@ type options struct {
 
 func (r row) title() string { return strings.TrimSpace(r.name + " " + r.step) }
 
-func choose(pattern string) ([]row, error) {
+func choose(pattern string, at place) ([]row, error) {
 	all, err := rows()
 	if err != nil {
 		return nil, err
@@ -75,6 +93,9 @@ func choose(pattern string) ([]row, error) {
 	var chosen []row
 	for _, r := range all {
 		if !match.MatchString(r.title()) {
+			continue
+		}
+		if r.only != "" && r.only != at {
 			continue
 		}
 		if r.root && os.Geteuid() != 0 {
@@ -156,12 +177,21 @@ func (o options) matrix(ctx context.Context, todo []row, out io.Writer) (err err
 
 // lab runs rows on one lab until there are no more.
 func (o options) lab(ctx context.Context, dir, binary string, todo []row, next func() int, done func(int, *result)) (err error) {
-	g, err := newGround(ctx, dir, binary)
+	var on cluster
+	if o.place == network {
+		on, err = newNetwork(ctx)
+	} else {
+		on, err = newLocal(ctx, dir)
+	}
+	if err != nil {
+		return err
+	}
+	g, err := newGround(ctx, on, dir, binary)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if cerr := g.close(); err == nil {
+		if cerr := g.end(); err == nil {
 			err = cerr
 		}
 	}()

@@ -39,6 +39,8 @@ type row struct {
 	end  ending
 	test bool // part of `make test`
 	root bool // needs root: it mounts
+	// only names the one lab that has what it takes; empty: both.
+	only place
 }
 
 // ending is the state that a row ends in.
@@ -87,7 +89,7 @@ func (g *ground) run(ctx context.Context, r row, random *rand.Rand) (_ *result, 
 	began := time.Now()
 	g.rows++
 	t := &trial{ground: g, row: r, random: random, state: filepath.Join(g.dir, fmt.Sprintf("state-%d", g.rows))}
-	if err := g.reset(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, fmt.Errorf("preparing the lab: %w", err)
 	}
 	t.traffic = g.startTraffic(ctx)
@@ -226,7 +228,7 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 	if t.row.says != "" && t.saysLine() == "" {
 		return fmt.Errorf("apply does not say %q", t.row.says)
 	}
-	end, hosts := verified, []string{master, slave, empty}
+	end, hosts := verified, []role{master, slave, empty}
 	if undone(res.Codes[len(res.Codes)-1]) {
 		end, hosts = back, hosts[:2]
 	}
@@ -272,7 +274,7 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 
 // plain takes what says nothing out of a line: where the lab is, and repeated spaces.
 func (t *trial) plain(line string) string {
-	line = strings.TrimPrefix(strings.ReplaceAll(line, filepath.Join(t.Dir(), "hosts")+"/", ""), "mqlift: ")
+	line = strings.TrimPrefix(t.cluster.plain(line), "mqlift: ")
 	return strings.Join(strings.Fields(line), " ")
 }
 

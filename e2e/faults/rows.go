@@ -2,7 +2,9 @@ package main
 
 import (
 	"slices"
+	"time"
 
+	"mqlift/e2e/netlab"
 	"mqlift/internal/lab"
 	"mqlift/internal/playbook"
 	"mqlift/internal/run"
@@ -21,7 +23,7 @@ func rows() ([]row, error) {
 			all = append(all, killed(s)...)
 		}
 	}
-	for _, l := range [][]row{killedElsewhere(), stopped(), connections(), hosts(), disks(), bytesFlipped(), nameServersLost(), elections(), brokers()} {
+	for _, l := range [][]row{killedElsewhere(), stopped(), connections(), links(), hosts(), disks(), bytesFlipped(), nameServersLost(), elections(), brokers()} {
 		all = append(all, l...)
 	}
 	return all, nil
@@ -59,21 +61,33 @@ func stopped() []row {
 // connections are SSH connections that are lost or go silent.
 func connections() []row {
 	return []row{
-		{name: "SSH to the new host cut for good, inside the copy,", step: "copy-log-live", on: run.StepBegin, when: copying, do: ssh(lab.Cut, empty), mend: ssh(lab.Restore, empty), end: verified},
-		{name: "SSH to the new host cut for a moment, inside the copy,", step: "copy-log-live", on: run.StepBegin, when: copying, do: then(ssh(lab.Cut, empty), ssh(lab.Restore, empty)), end: back},
+		{name: "SSH to the new host cut for good, inside the copy,", only: loopback, step: "copy-log-live", on: run.StepBegin, when: copying, do: ssh(lab.Cut, empty), mend: ssh(lab.Restore, empty), end: verified},
+		{name: "SSH to the new host cut for a moment, inside the copy,", only: loopback, step: "copy-log-live", on: run.StepBegin, when: copying, do: then(ssh(lab.Cut, empty), ssh(lab.Restore, empty)), end: back},
 		{name: "SSH to the new host stalled, inside the copy,", step: "copy-log-live", on: run.StepBegin, when: copying, do: ssh(lab.Stall, empty), mend: ssh(lab.Restore, empty), says: "no sign of life", end: verified},
-		{name: "SSH to the master cut for a moment", step: "fence-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master)), test: true},
-		{name: "SSH to the master cut for good", step: "fence-master", on: run.StepBegin, do: ssh(lab.Cut, master), mend: ssh(lab.Restore, master), end: verified},
+		{name: "SSH to the master cut for a moment", only: loopback, step: "fence-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master)), test: true},
+		{name: "SSH to the master cut for good", only: loopback, step: "fence-master", on: run.StepBegin, do: ssh(lab.Cut, master), mend: ssh(lab.Restore, master), end: verified},
 		{name: "SSH to the master stalled", step: "fence-master", on: run.StepBegin, do: ssh(lab.Stall, master), mend: ssh(lab.Restore, master), says: "no sign of life", end: verified},
 		{name: "SSH to the master stalled for 30 s", step: "fence-master", on: run.StepDone, do: then(ssh(lab.Stall, master), later(30, ssh(lab.Restore, master)))},
-		{name: "SSH to all hosts cut for a moment", step: "start-peers", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master, slave, empty), ssh(lab.Restore, master, slave, empty))},
-		{name: "SSH to all hosts cut for good", step: "start-peers", on: run.StepDone, do: ssh(lab.Cut, master, slave, empty), mend: ssh(lab.Restore, master, slave, empty), end: verified},
-		{name: "SSH to the master cut for a moment", step: "stop-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master))},
+		{name: "SSH to all hosts cut for a moment", only: loopback, step: "start-peers", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master, slave, empty), ssh(lab.Restore, master, slave, empty))},
+		{name: "SSH to all hosts cut for good", only: loopback, step: "start-peers", on: run.StepDone, do: ssh(lab.Cut, master, slave, empty), mend: ssh(lab.Restore, master, slave, empty), end: verified},
+		{name: "SSH to the master cut for a moment", only: loopback, step: "stop-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master))},
 		{name: "SSH to the master stalled", step: "stop-master", on: run.StepBegin, within: true, do: ssh(lab.Stall, master), mend: ssh(lab.Restore, master), end: verified},
-		{name: "SSH to the slave cut for good", step: "retire-master", on: run.StepBegin, do: ssh(lab.Cut, slave), mend: ssh(lab.Restore, slave), end: verified},
-		{name: "SSH to the slave cut for a moment", step: "open-writes", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, slave), ssh(lab.Restore, slave))},
-		{name: "SSH to the master cut for good", step: "join-old-master", on: run.StepBegin, within: true, do: ssh(lab.Cut, master), mend: ssh(lab.Restore, master), end: verified},
+		{name: "SSH to the slave cut for good", only: loopback, step: "retire-master", on: run.StepBegin, do: ssh(lab.Cut, slave), mend: ssh(lab.Restore, slave), end: verified},
+		{name: "SSH to the slave cut for a moment", only: loopback, step: "open-writes", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, slave), ssh(lab.Restore, slave))},
+		{name: "SSH to the master cut for good", only: loopback, step: "join-old-master", on: run.StepBegin, within: true, do: ssh(lab.Cut, master), mend: ssh(lab.Restore, master), end: verified},
 		{name: "SSH to the master stalled", step: "join-old-master", on: run.StepBegin, do: ssh(lab.Stall, master), mend: ssh(lab.Restore, master), end: verified},
+	}
+}
+
+// links are the cables of hosts, with brokers and Raft on them.
+func links() []row {
+	return []row{
+		{name: "the new host's cable pulled, inside the copy,", step: "copy-log-live", only: network, on: run.StepBegin, when: copying, do: link(netlab.Link{Cut: true}, empty), mend: link(netlab.Link{}, empty), end: verified},
+		{name: "the master's cable pulled", step: "fence-master", only: network, on: run.StepDone, do: link(netlab.Link{Cut: true}, master), mend: link(netlab.Link{}, master), end: verified},
+		{name: "the slave's cable pulled for 20 s", step: "join-old-master", only: network, on: run.StepBegin, do: then(link(netlab.Link{Cut: true}, slave), later(20, link(netlab.Link{}, slave))), end: verified},
+		{name: "all links limited to 4 MB/s", only: network, before: link(netlab.Link{Rate: 4 << 20}, master, slave, empty), end: verified},
+		{name: "all links late by 20 ms each way", only: network, before: link(netlab.Link{Delay: 20 * time.Millisecond}, master, slave, empty), end: verified},
+		{name: "mqlift gets SIGKILL inside a copy over 4 MB/s,", step: "copy-log-live", only: network, before: link(netlab.Link{Rate: 4 << 20}, empty), on: run.StepBegin, when: copying, do: sigkill, end: verified},
 	}
 }
 
@@ -81,8 +95,9 @@ func connections() []row {
 func hosts() []row {
 	var l []row
 	for _, at := range []struct {
-		host, what string
-		steps      []string
+		host  role
+		what  string
+		steps []string
 	}{
 		{master, "the master's host", []string{"copy-log-live", "align-logs", "certify-logs", "start-peers", "stop-master", "join-old-master"}},
 		{slave, "the slave's host", []string{"copy-log-live", "certify-logs", "start-peers", "carry-offsets", "join-old-master"}},
@@ -93,7 +108,11 @@ func hosts() []row {
 			if step == "decide" {
 				on = run.StepDone
 			}
-			l = append(l, row{name: at.what + " killed and back", step: step, on: on, within: on == run.StepBegin, do: hostDies(at.host), mend: hostReturns(at.host),
+			mend := hostReturns(at.host)
+			if step == "copy-log-live" {
+				mend = hostServes(at.host)
+			}
+			l = append(l, row{name: at.what + " killed and back", step: step, on: on, within: on == run.StepBegin, do: hostDies(at.host), mend: mend,
 				end: verified, test: at.host == empty && step == "open-writes"})
 		}
 	}
@@ -103,8 +122,8 @@ func hosts() []row {
 // disks fill up.
 func disks() []row {
 	return []row{
-		{name: "the new host's disk fills up, inside the copy,", step: "copy-log-live", root: true, before: smallDisk(empty), on: run.StepBegin, when: copying, do: fillDisk(empty), mend: freeDisk(empty), says: "host-c.*no space left on device", end: back, test: true},
-		{name: "the new host's disk fills up", step: "carry-stores", root: true, before: smallDisk(empty), on: run.StepBegin, do: fillDisk(empty), mend: freeDisk(empty), says: "host-c.*no space left on device", end: back},
+		{name: "the new host's disk fills up, inside the copy,", step: "copy-log-live", root: true, before: smallDisk(empty), on: run.StepBegin, when: copying, do: fillDisk(empty), mend: freeDisk(empty), says: `(host-c|192\.168\.0\.222).*no space left on device`, end: back, test: true},
+		{name: "the new host's disk fills up", step: "carry-stores", root: true, before: smallDisk(empty), on: run.StepBegin, do: fillDisk(empty), mend: freeDisk(empty), says: `(host-c|192\.168\.0\.222).*no space left on device`, end: back},
 	}
 }
 
@@ -148,11 +167,11 @@ func brokers() []row {
 	return []row{
 		{name: "the slave hangs and does not stop", step: "stop-slaves", on: run.StepBegin, do: broker(sigSTOP, slave), mend: broker(sigCONT, slave), says: "still runs after"},
 		{name: "the master hangs and does not stop", step: "stop-master", on: run.StepBegin, do: broker(sigSTOP, master), mend: broker(sigCONT, master), says: "still runs after"},
-		{name: "the new host's Raft port is taken", step: "certify-logs", on: run.StepDone, do: takePort(empty, raft), says: "Address already in use|BindException", end: back, test: true},
-		{name: "the new host's broker port is taken", step: "certify-logs", on: run.StepDone, do: takePort(empty, listen), says: "Address already in use|BindException", end: back},
+		{name: "the new host's Raft port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, raft), says: "Address already in use|BindException", end: back, test: true},
+		{name: "the new host's broker port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, listen), says: "Address already in use|BindException", end: back},
 		{name: "a JVM option that Java does not know", step: "certify-logs", on: run.StepDone, do: javaOption(empty, "-XX:+NoSuchOption"), says: "Unrecognized VM option", end: back},
 		{name: "more memory asked for than there is", step: "certify-logs", on: run.StepDone, do: javaOption(empty, "-Xms64t -Xmx64t"), says: "(?i)memory|heap", end: back},
-		{name: "the master's Raft port is taken", step: "open-writes", on: run.StepDone, do: takePort(master, raft), mend: freePort(master), says: "Address already in use|BindException", end: verified},
+		{name: "the master's Raft port is taken", only: loopback, step: "open-writes", on: run.StepDone, do: takePort(master, raft), mend: freePort(master), says: "Address already in use|BindException", end: verified},
 	}
 }
 

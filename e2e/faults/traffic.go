@@ -61,12 +61,12 @@ type count struct {
 }
 
 // count looks up all old and all acknowledged messages on hosts.
-func (g *ground) count(ctx context.Context, t *traffic, hosts ...string) (count, error) {
+func (g *ground) count(ctx context.Context, t *traffic, hosts ...role) (count, error) {
 	acked := t.sent.Acked()
 	c := count{Acknowledged: len(acked)}
 	var addrs []string
 	for _, h := range hosts {
-		addrs = append(addrs, g.host(h).BrokerAddr())
+		addrs = append(addrs, g.member(h).Addr)
 	}
 	nodes, err := probe.Lookup{Brokers: probe.BrokersOf(g.client), Parallel: 8}.Find(ctx, append(acked, g.old...), addrs)
 	if err != nil {
@@ -77,7 +77,7 @@ func (g *ground) count(ctx context.Context, t *traffic, hosts ...string) (count,
 		for _, k := range append(n.Missing, n.Unanswered...) {
 			missing[k] = true
 			if c.First == "" {
-				c.First = fmt.Sprintf("%s on %s %s", k.Key, hosts[i], n.FirstError)
+				c.First = fmt.Sprintf("%s on %s %s", k.Key, g.member(hosts[i]).Name, n.FirstError)
 			}
 		}
 		for _, k := range n.Unindexed {

@@ -208,7 +208,7 @@ func (e *Env) copyTrees(ctx context.Context, from, to *Node, fromRoot, toRoot st
 		return err
 	}
 	r, err := agent.Copy(ctx, from.Agent, to.Agent, agent.CopySpec{
-		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: incoming(toRoot),
+		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
 	}, e.progress(to.Host, "files"))
 	if err == nil {
 		e.action(to.Host, "%d files, %s of data, received in %s", r.Files, view.Bytes(r.Bytes), toRoot)
@@ -222,7 +222,7 @@ func (e *Env) copyWithin(ctx context.Context, n *Node, fromRoot, toRoot string, 
 		return err
 	}
 	r, err := n.Agent.CopyLocal(ctx, agent.CopyLocalSpec{
-		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: incoming(toRoot),
+		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
 	}, e.progress(n.Host, "files"))
 	if err == nil {
 		e.action(n.Host, "%d files, %s of data, carried to %s", r.Files, view.Bytes(r.Bytes), toRoot)
@@ -233,5 +233,9 @@ func (e *Env) copyWithin(ctx context.Context, n *Node, fromRoot, toRoot string, 
 // aside is where a run puts what it finds in its way: beside the folder, on the same file system.
 func (e *Env) aside(dir string) string { return dir + ".mqlift-" + e.State.Run }
 
-// incoming is where files lie that are not complete yet.
-func incoming(dir string) string { return dir + ".mqlift-incoming" }
+// incoming is where files of a commit log lie that are not complete yet: no broker starts with a strange
+// file in there.
+func incoming(commitLog string) string { return commitLog + ".mqlift-incoming" }
+
+// inside is the same for trees below a root, which may be a mount point.
+func inside(root string) string { return path.Join(root, ".mqlift-incoming") }
