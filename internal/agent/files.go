@@ -278,6 +278,7 @@ type Entry struct {
 	Size      int64       `json:"size"`
 	Allocated int64       `json:"allocated"` // bytes on disk
 	Modified  time.Time   `json:"modified"`
+	Changed   time.Time   `json:"changed"` // ctime: of any change, which no program can set back
 	SHA256    string      `json:"sha256,omitempty"`
 	Link      string      `json:"link,omitempty"` // of a symbolic link
 }
@@ -324,6 +325,7 @@ func listTree(ctx context.Context, r ListRequest, progress func(done, total int6
 		e := Entry{Path: filepath.ToSlash(rel), Mode: st.Mode(), Size: st.Size(), Modified: st.ModTime()}
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 			e.Allocated = sys.Blocks * 512
+			e.Changed = time.Unix(sys.Ctim.Unix())
 		}
 		switch {
 		case st.Mode().IsRegular() && r.SHA256:

@@ -37,7 +37,13 @@ func (alignLogs) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error { return e.catchUp(ctx, n, end) }); err != nil {
+	err = e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
+		if err := e.catchUp(ctx, n, end); err != nil {
+			return err
+		}
+		return e.seal(ctx, n, n.CommitLog) // before it is compared
+	})
+	if err != nil {
 		return err
 	}
 	if end == 0 {

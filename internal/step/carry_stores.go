@@ -48,18 +48,26 @@ func (carryStores) Do(ctx context.Context, e *Env) error {
 		}
 	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
-		if n.Kind == plan.Slave {
-			return e.carryOnHost(ctx, n)
-		}
-		if err := e.moveRootAside(ctx, n); err != nil {
+		if err := e.carryTo(ctx, source, n); err != nil {
 			return err
 		}
-		if source == nil {
-			e.note(n.Host, "no slave's consume queues can be carried: they are built from the whole log at the first start, which takes longer")
-			return nil
-		}
-		return e.copyTrees(ctx, source, n, source.OldRoot, n.NewRoot, carried)
+		return e.seal(ctx, n, join(n.NewRoot, "consumequeue"), join(n.NewRoot, "index"))
 	})
+}
+
+// carryTo brings them to one node, from source where it has none of its own.
+func (e *Env) carryTo(ctx context.Context, source, n *Node) error {
+	if n.Kind == plan.Slave {
+		return e.carryOnHost(ctx, n)
+	}
+	if err := e.moveRootAside(ctx, n); err != nil {
+		return err
+	}
+	if source == nil {
+		e.note(n.Host, "no slave's consume queues can be carried: they are built from the whole log at the first start, which takes longer")
+		return nil
+	}
+	return e.copyTrees(ctx, source, n, source.OldRoot, n.NewRoot, carried)
 }
 
 // carryOnHost carries within one host, from the old root to the new one.

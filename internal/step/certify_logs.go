@@ -28,7 +28,7 @@ func (certifyLogs) Requirement() playbook.Requirement {
 func (certifyLogs) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Members {
-		l = append(l, plan.Action{Host: m.Host, Text: "list the files of " + m.CommitLog + ", walk and hash what came since the alignment: same files, same end, same bytes on all"})
+		l = append(l, plan.Action{Host: m.Host, Text: "list the files of " + m.CommitLog + ", walk and hash what came since the alignment: same files, same end, same bytes on all; nothing written since to what was compared and carried before"})
 	}
 	return l
 }
@@ -36,10 +36,11 @@ func (certifyLogs) Describe(p *plan.Plan) []plan.Action {
 func (certifyLogs) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (certifyLogs) Do(ctx context.Context, e *Env) error {
-	agrees := make(chan error, 1)
+	agrees, whole := make(chan error, 1), make(chan error, 1)
 	go func() { agrees <- e.metadataAgrees(ctx) }() // beside the hashing: sends are refused
+	go func() { whole <- e.each(ctx, e.First(), e.unbroken) }()
 	cert, err := e.compare(ctx, e.State.AlignedEnd, 0, e.Nodes)
-	if err := errors.Join(err, <-agrees); err != nil {
+	if err := errors.Join(err, <-agrees, <-whole); err != nil {
 		return err
 	}
 	if cert.End != e.State.FencedEnd {

@@ -31,7 +31,13 @@ func (copyTail) Done(context.Context, *Env) (bool, string, error) { return false
 
 func (copyTail) Do(ctx context.Context, e *Env) error {
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
+		if err := e.unbroken(ctx, n); err != nil {
+			return err
+		}
 		if err := e.copyLog(ctx, n, e.State.AlignedEnd, e.State.FencedEnd); err != nil {
+			return err
+		}
+		if err := e.seal(ctx, n, n.CommitLog); err != nil {
 			return err
 		}
 		return e.copyMetadata(ctx, n)

@@ -68,6 +68,7 @@ type Env struct {
 
 	lock        lock
 	mu          sync.Mutex
+	seals       map[string]map[string]seal // by host and folder
 	stage, step string
 }
 

@@ -49,7 +49,10 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 		return nil
 	}
 	e.note(m.Host, "the old master itself wrote %d bytes after the certificate: the peers are taken down, these bytes copied, and all certified again before writes open", end-e.State.CertifiedEnd)
-	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error { return e.unform(ctx, n) }); err != nil {
+	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
+		e.unseal(n)
+		return e.unform(ctx, n)
+	}); err != nil {
 		return err
 	}
 	e.State.OwnBytes += end - e.State.CertifiedEnd
