@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"mqlift/internal/remote"
 )
 
 // permanent marks an error that waiting will not mend.
@@ -22,7 +24,9 @@ func (e *Env) until(ctx context.Context, limit time.Duration, what string, f fun
 	began, beat := time.Now(), time.Now()
 	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		last = f(ctx)
+		if last = f(ctx); e.lost(last) {
+			return struct{}{}, permanent(last)
+		}
 		if last != nil && time.Since(beat) > 10*time.Second {
 			beat = time.Now()
 			e.note("", "waiting for %s since %s: %v", what, time.Since(began).Round(time.Second), last)
@@ -40,4 +44,24 @@ func (e *Env) until(ctx context.Context, limit time.Duration, what string, f fun
 		return fmt.Errorf("waited %s for %s: %w", limit, what, last)
 	}
 	return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), last))
+}
+
+// lost tells an error of a connection that is gone: nothing that is waited for through it ever comes, and it
+// is made anew only before something is undone, or by the next apply.
+func (e *Env) lost(err error) bool {
+	var transient *remote.TransientError
+	if !errors.As(err, &transient) {
+		return false
+	}
+	for _, n := range e.Nodes {
+		if n.Remote == nil {
+			continue
+		}
+		select {
+		case <-n.Remote.Done():
+			return true
+		default:
+		}
+	}
+	return false
 }
