@@ -1,78 +1,18 @@
 package agent
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
-
 	"mqlift/internal/hostinfo"
-	"mqlift/internal/lab/sshhost"
+	"mqlift/internal/lab/sshhost/sshhosttest"
 	"mqlift/internal/remote"
 )
 
-// dialLab starts an SSH server that plays a host and connects to it.
-func dialLab(t *testing.T, name string) (*sshhost.Host, *remote.Host, string) {
-	t.Helper()
-	dir := t.TempDir()
-	pair := func(file string) ssh.Signer {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		block, err := ssh.MarshalPrivateKey(key, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		signer, err := ssh.NewSignerFromKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return signer
-	}
-	user, host := pair("user"), pair("host")
-	home := filepath.Join(dir, "home")
-	if err := os.Mkdir(home, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SSH_AUTH_SOCK", "")
-	t.Setenv("HOME", home) // no ssh_config of whoever runs the tests
-	server, err := sshhost.Listen(sshhost.Config{
-		Name: name, Address: "127.0.0.1:0", User: "mq", Authorized: user.PublicKey(), HostKey: host, Home: home,
-		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	known := filepath.Join(dir, "known_hosts")
-	line := knownhosts.Line([]string{server.Address()}, host.PublicKey())
-	if err := os.WriteFile(known, []byte(line+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h, err := remote.Dial(t.Context(), remote.Target{
-		Name: name, Address: "127.0.0.1", Port: server.Port(), User: "mq",
-		IdentityFiles: []string{filepath.Join(dir, "user")}, KnownHosts: []string{known}, Jump: []remote.Hop{},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Close() })
-	return server, h, home
-}
-
 func TestOverSSHAnAgentWorksAndABrokerOutlivesTheConnection(t *testing.T) {
-	_, host, home := dialLab(t, "b1")
+	_, host, home := sshhosttest.Dial(t, "b1")
 	a, err := Push(t.Context(), host)
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +38,8 @@ func TestOverSSHAnAgentWorksAndABrokerOutlivesTheConnection(t *testing.T) {
 }
 
 func TestOverSSHACopyIsMadeAndSurvivesNothingOfALostHost(t *testing.T) {
-	_, from, _ := dialLab(t, "b1")
-	cutServer, to, cutHome := dialLab(t, "b2")
+	_, from, _ := sshhosttest.Dial(t, "b1")
+	cutServer, to, cutHome := sshhosttest.Dial(t, "b2")
 	a, err := Push(t.Context(), from)
 	if err != nil {
 		t.Fatal(err)
