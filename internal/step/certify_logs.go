@@ -28,7 +28,10 @@ func (certifyLogs) Requirement() playbook.Requirement {
 func (certifyLogs) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Members {
-		l = append(l, plan.Action{Host: m.Host, Text: "list the files of " + m.CommitLog + ", walk and hash what came since the alignment: same files, same end, same bytes on all; nothing written since to what was compared and carried before"})
+		l = append(l, plan.Action{Host: m.Host, Text: "list the files of " + m.CommitLog + ", walk and hash what came since the alignment: same files, same end, same bytes on all"})
+	}
+	for _, m := range p.First() {
+		l = append(l, plan.Action{Host: m.Host, Text: "see that nothing has written to what was compared and carried before"})
 	}
 	return l
 }
