@@ -13,13 +13,15 @@ demo: tools build
 	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
 
 # Unit, command line, and end-to-end tests on real brokers, these a package alone, so that go shows its
-# lines as they come; then every fuzz target for a few seconds.
+# lines as they come; then every fuzz target for a few seconds; last the network lab, which needs root and
+# says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/faults
 	$(MAKE) --no-print-directory fuzz FUZZTIME=5s
+	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 15m -v ./e2e/netlab
 
 # The fault matrix on real brokers, a row for each fault: first on loopback, two labs side by side, which
 # takes about an hour; then, as root, what needs hosts, cables and disks of their own. ROWS chooses rows of
@@ -56,3 +58,4 @@ tools:
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless maven >/dev/null; \
 	  else echo "missing: a JDK of 17 or newer and Maven; on Debian: sudo apt-get install openjdk-17-jre-headless maven" >&2; exit 1; fi; }
+	@sh e2e/netlab/tools.sh

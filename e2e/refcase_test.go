@@ -17,7 +17,10 @@ func TestReferenceCase(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	c, err := refcase.Up(t.Context(), refcase.Options{Binary: os.Getenv(binaryVariable), Dir: dir, Release: "4.5.2", Out: t.Output()})
+	o := refcase.Options{Binary: os.Getenv(binaryVariable), Dir: dir, Release: "4.5.2", Out: t.Output()}
+	on, err := refcase.Loopback(t.Context(), o)
+	must(t, err)
+	c, err := refcase.Up(t.Context(), on, o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := c.Down(); err != nil {

@@ -45,7 +45,11 @@ func demo(ctx context.Context, dir string, o refcase.Options) (err error) {
 		}
 	}
 	o.Dir = dir
-	c, err := refcase.Up(ctx, o)
+	on, err := refcase.Loopback(ctx, o)
+	if err != nil {
+		return err
+	}
+	c, err := refcase.Up(ctx, on, o)
 	if err != nil {
 		return err
 	}
@@ -60,7 +64,7 @@ func demo(ctx context.Context, dir string, o refcase.Options) (err error) {
 	}
 	fmt.Println("\nEvery promise held.")
 	if o.Keep {
-		fmt.Printf("\nThe lab is still up. Play with it:\n  %[1]s status -t %[2]s\n  %[1]s failover -t %[2]s\n  %[1]s lab down --dir %[3]s\n", o.Binary, c.Topology(), filepath.Join(dir, "lab"))
+		fmt.Printf("\nThe lab is still up. Play with it:\n  %[1]s status -t %[2]s\n  %[1]s failover -t %[2]s\n  %[1]s lab down --dir %[3]s\n", o.Binary, c.Topology, filepath.Join(dir, "lab"))
 	}
 	return nil
 }

@@ -1,12 +1,12 @@
 package netlab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,8 +101,8 @@ func (l *Lab) StartBroker(ctx context.Context, name string) error {
 	return err
 }
 
-// AwaitRegistered waits until every name server that answers gives a host's broker with this brokerId. It gives
-// up with the log's end when the broker has ended instead.
+// AwaitRegistered waits until all name servers give a host's broker with this brokerId. It gives up, with
+// the log's end, when the broker has ended instead.
 func (l *Lab) AwaitRegistered(ctx context.Context, name string, brokerID int) error {
 	h, err := l.Host(name)
 	if err != nil {
@@ -141,7 +141,7 @@ func (l *Lab) registered(ctx context.Context, nameServer string) (map[string]int
 func (l *Lab) awaitProcess(ctx context.Context, h Host, kind Kind, what string, f func(context.Context) error) error {
 	seen, since := false, time.Now()
 	var ended error
-	err := l.await(ctx, 2*time.Minute, what, func(ctx context.Context) error {
+	err := await(ctx, 2*time.Minute, what, func(ctx context.Context) error {
 		err := f(ctx)
 		if err == nil {
 			return nil
@@ -195,8 +195,12 @@ func (l *Lab) PIDs(name string, kind Kind) ([]int, error) {
 			continue
 		}
 		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue // gone
+		}
 		// Shells around java have the class among their arguments, too.
-		if err != nil || !bytes.Contains(cmdline, []byte("\x00"+kind.class()+"\x00")) && !bytes.HasSuffix(cmdline, []byte("\x00"+kind.class())) || !bytes.Contains(cmdline, []byte("\x00-cp\x00")) {
+		args := strings.Split(string(cmdline), "\x00")
+		if filepath.Base(args[0]) != "java" || !slices.Contains(args, string(kind)) {
 			continue
 		}
 		if in, err := os.Readlink(filepath.Join("/proc", e.Name(), "ns/pid")); err == nil && in == namespace {
@@ -205,8 +209,6 @@ func (l *Lab) PIDs(name string, kind Kind) ([]int, error) {
 	}
 	return found, nil
 }
-
-func (k Kind) class() string { return string(k) }
 
 // Signal sends a signal to all processes of a kind on a host; SIGSTOP makes one hang. It is an error when
 // there is none.
@@ -245,7 +247,7 @@ func (l *Lab) end(ctx context.Context, name string, kind Kind, signal syscall.Si
 	if err := l.Signal(name, kind, signal); err != nil {
 		return err
 	}
-	return l.await(ctx, time.Minute, fmt.Sprintf("the %s on %s to end", kind, name), func(context.Context) error {
+	return await(ctx, time.Minute, fmt.Sprintf("the %s on %s to end", kind, name), func(context.Context) error {
 		pids, err := l.PIDs(name, kind)
 		if err == nil && len(pids) > 0 {
 			err = fmt.Errorf("process %v is there", pids)

@@ -97,6 +97,10 @@ func (b boot) prepare() error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mounting /proc: %w", err)
 	}
+	// No outgoing connection may take a broker's port while the broker is not there, as check advises.
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_reserved_ports", []byte("40911"), 0); err != nil {
+		return fmt.Errorf("reserving ports: %w", err)
+	}
 	return os.Mkdir("/run/sshd", 0o755) // where sshd shuts itself in
 }
 

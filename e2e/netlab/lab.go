@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,8 +49,8 @@ type Options struct {
 	Empty bool
 }
 
-// Lab is a running lab. Its methods may be called from several goroutines, but for those that concern
-// one host, and for Down, Snapshot and Reset, at once with others.
+// Lab is a running lab. Its methods may be called from several goroutines at once, but not Snapshot, Reset
+// and Down together with any other.
 type Lab struct {
 	dir     string
 	options Options
@@ -91,7 +92,6 @@ type host struct {
 	image string
 	index int
 	init  *exec.Cmd // nil when the host is down
-	ended chan struct{}
 	link  Link
 	pump  *pump
 }
@@ -281,66 +281,73 @@ func (l *Lab) NameServers() []string {
 // Boot starts a host that is down, with the disk and the link that it had: see SetLink. It returns when
 // its SSH server is there. Nothing else runs on it then.
 func (l *Lab) Boot(ctx context.Context, name string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	h, err := l.host(name)
 	if err != nil {
 		return err
 	}
-	if h.init != nil {
-		return fmt.Errorf("%s is up already", name)
-	}
-	sshd, err := lookTool("sshd")
+	hidden, err := l.boot(h)
 	if err != nil {
-		return err
-	}
-	console, err := os.OpenFile(h.Disk+".console", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer console.Close()
-	cmd := again(roleHost, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWUTS|syscall.CLONE_NEWIPC)
-	cmd.Stderr = console
-	cmd.SysProcAttr.Setsid = true
-	orders, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	up, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("booting %s: %w", name, err)
 	}
-	h.init, h.ended = cmd, make(chan struct{})
-	fail := func(err error) error {
-		said, _ := os.ReadFile(console.Name())
-		return errors.Join(fmt.Errorf("booting %s: %w\n%s", name, err, said), h.kill())
-	}
-	if err := h.plug(); err != nil {
-		return fail(err)
-	}
-	if err := json.NewEncoder(orders).Encode(boot{Name: "host-" + string(rune('a'+h.index)), Address: h.Address, Disk: h.Disk, SSHD: sshd}); err != nil {
-		return fail(err)
-	}
-	if word, err := io.ReadAll(up); err != nil || string(word) != "up\n" {
-		return fail(errors.Join(errors.New("it did not come up"), err))
-	}
-	go func() {
-		cmd.Wait()
-		close(h.ended)
-	}()
-	if h.link.hides() { // nobody can see whether it is there
+	if hidden { // nobody can see whether it is there
 		return nil
 	}
-	return l.await(ctx, 30*time.Second, "the SSH server of "+name, func(ctx context.Context) error {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(h.Address, "22"))
+	return await(ctx, 30*time.Second, "the SSH server of "+name, func(ctx context.Context) error {
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(h.Address, strconv.Itoa(SSHPort)))
 		if err == nil {
 			conn.Close()
 		}
 		return err
 	})
+}
+
+// boot starts a host, and says whether its link hides it from the bastion.
+func (l *Lab) boot(h *host) (hidden bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.init != nil {
+		return false, errors.New("it is up already")
+	}
+	sshd, err := lookTool("sshd")
+	if err != nil {
+		return false, err
+	}
+	console, err := os.OpenFile(h.Disk+".console", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return false, err
+	}
+	defer console.Close()
+	cmd := again(roleHost, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWUTS|syscall.CLONE_NEWIPC)
+	cmd.Args = []string{"init"} // this program's arguments are nothing that a host knows
+	cmd.Stderr = console
+	cmd.SysProcAttr.Setsid = true
+	orders, err := cmd.StdinPipe()
+	if err != nil {
+		return false, err
+	}
+	up, err := cmd.StdoutPipe()
+	if err != nil {
+		return false, err
+	}
+	if err := cmd.Start(); err != nil {
+		return false, err
+	}
+	h.init = cmd
+	fail := func(err error) (bool, error) {
+		err = errors.Join(err, h.kill())
+		said, _ := os.ReadFile(console.Name())
+		return false, fmt.Errorf("%w\n%s", err, said)
+	}
+	if err := h.plug(); err != nil {
+		return fail(err)
+	}
+	if err := json.NewEncoder(orders).Encode(boot{Name: fmt.Sprintf("host-%c", 'a'+h.index), Address: h.Address, Disk: h.Disk, SSHD: sshd}); err != nil {
+		return fail(err)
+	}
+	if word, err := io.ReadAll(up); err != nil || string(word) != "up\n" {
+		return fail(errors.Join(errors.New("it did not come up"), err))
+	}
+	return h.link.hides(), nil
 }
 
 // Kill ends a host as when its power goes: everything that runs on it is gone when Kill returns. What its
@@ -367,9 +374,7 @@ func (h *host) kill() error {
 	if err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	if h.ended != nil {
-		<-h.ended
-	}
+	h.init.Wait()
 	h.init = nil
 	return h.unplug()
 }
@@ -391,7 +396,6 @@ func (l *Lab) Down() error {
 		errs = append(errs, h.kill(), h.unmount())
 	}
 	errs = append(errs, l.client.Close())
-	l.hosts = nil
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("ending the network lab: %w", err)
 	}
@@ -399,7 +403,7 @@ func (l *Lab) Down() error {
 }
 
 // await asks f again and again until it returns nil, and after limit gives up with what f said last.
-func (l *Lab) await(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
+func await(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {

@@ -110,7 +110,7 @@ func (h *host) plug() error {
 func (h *host) unplug() error {
 	h.stopPump()
 	err := tool("ip", "link", "del", h.port())
-	if err != nil && strings.Contains(err.Error(), "Cannot find device") {
+	if err != nil && (strings.Contains(err.Error(), "Cannot find device") || strings.Contains(err.Error(), "No such device")) {
 		return nil
 	}
 	return err

@@ -63,7 +63,7 @@ func (c *Case) Upgrade(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{Rate: c.Client.Summary().Rate}
-	topology, planFile, report := c.Topology(), filepath.Join(c.Dir, "plan.json"), filepath.Join(c.Dir, "apply.json")
+	topology, planFile, report := c.Topology, filepath.Join(c.Dir, "plan.json"), filepath.Join(c.Dir, "apply.json")
 	if err := c.Run(ctx, "check", "-t", topology); err != nil {
 		return r, err
 	}
@@ -125,8 +125,8 @@ func (r *Result) upgrade(c *Case, from, to time.Time, report string) error {
 }
 
 func (r *Result) failover(ctx context.Context, c *Case) error {
-	c.say("$ mqlift failover --yes -t %s --keys %s --json", c.Topology(), KeySpec)
-	out, err := c.output(ctx, "failover", "--yes", "-t", c.Topology(), "--keys", KeySpec, "--json")
+	c.say("$ mqlift failover --yes -t %s --keys %s --json", c.Topology, KeySpec)
+	out, err := c.output(ctx, "failover", "--yes", "-t", c.Topology, "--keys", KeySpec, "--json")
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (r *Result) count(ctx context.Context, c *Case) error {
 	if err != nil {
 		return err
 	}
-	for i, h := range c.Lab.Hosts {
+	for i, h := range c.Hosts {
 		n := Node{Host: h.Name, Old: len(old[i].Found), Found: len(found[i].Found) + len(found[i].Unindexed), Unindexed: len(found[i].Unindexed),
 			Missing: len(found[i].Missing) + len(found[i].Unanswered) + len(old[i].Missing) + len(old[i].Unanswered), Duplicates: len(found[i].Copies)}
 		if n.Missing > 0 {

@@ -5,7 +5,6 @@ package refcase
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"mqlift/internal/lab"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
 )
@@ -38,21 +36,21 @@ const KeySpec = Topic + ":m600000..m600099"
 // Options of a run.
 type Options struct {
 	Binary  string // the mqlift to use
-	Dir     string // where the lab and all files go
-	Release string
-	// LogFileSize is mappedFileSizeCommitLog as mqlift lab takes it; empty for the lab's own. Small files
-	// make the log roll over during the upgrade.
+	Dir     string // where all files go
+	Release string // of a lab made by Loopback
+	// LogFileSize is mappedFileSizeCommitLog as mqlift lab takes it, for Loopback; empty for the lab's
+	// own. Small files make the log roll over during the upgrade.
 	LogFileSize string
 	BodySize    int     // bytes of the application's messages; 0: as short as their keys
 	Rate        float64 // messages per second kept up by an application; 0 takes 250
-	Keep        bool    // leave the lab up
+	Keep        bool    // leave the ground up
 	Out         io.Writer
 }
 
-// Case is a lab with the reference case's messages and traffic on it.
+// Case is a ground with the reference case's messages and traffic on it.
 type Case struct {
 	Options
-	Lab    lab.Status
+	Ground
 	client *rocketmq.Client
 
 	Sent   *probe.Sent    // everything sent but the old messages
@@ -68,42 +66,29 @@ type Case struct {
 	trafficErr  error
 }
 
-// Up starts the lab, creates the topic and sends the old messages.
-func Up(ctx context.Context, o Options) (_ *Case, err error) {
+// Up begins the case on a ground: it creates the topic and sends the old messages. The ground is the
+// case's from then on: it is ended with it, also when the beginning fails.
+func Up(ctx context.Context, on Ground, o Options) (_ *Case, err error) {
 	if o.Rate == 0 {
 		o.Rate = 250
 	}
-	c := &Case{Options: o, Sent: &probe.Sent{}, client: rocketmq.NewClient(rocketmq.Options{})}
-	up := []string{"lab", "up", "--dir", c.labDir(), "--release", o.Release}
-	if o.LogFileSize != "" {
-		up = append(up, "--log-file-size", o.LogFileSize)
-	}
-	if err := c.Run(ctx, up...); err != nil {
-		return nil, err
-	}
+	c := &Case{Options: o, Ground: on, Sent: &probe.Sent{}, client: rocketmq.NewClient(rocketmq.Options{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Down())
 		}
 	}()
-	status, err := c.output(ctx, "lab", "status", "--dir", c.labDir(), "--json")
-	if err != nil {
+	if err := c.client.Broker(c.Master().Broker).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(status, &c.Lab); err != nil {
-		return nil, fmt.Errorf("lab status: %w", err)
-	}
-	if err := c.client.Broker(c.Addr("host-a")).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
-		return nil, err
-	}
-	if err := c.client.Broker(c.Addr("host-a")).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(ReaderGroup)); err != nil {
+	if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(ReaderGroup)); err != nil {
 		return nil, err
 	}
 	if err := c.routed(ctx); err != nil {
 		return nil, err
 	}
 	old := &probe.Sent{}
-	seed := probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "seed", KeyPrefix: "m", Start: OldFirst, Count: OldCount,
+	seed := probe.ClientSender{NameServers: c.NameServers, Topic: Topic, Group: "seed", KeyPrefix: "m", Start: OldFirst, Count: OldCount,
 		Rate: 200, Timeline: &probe.Timeline{}, Sent: old}
 	if err := seed.Run(ctx); err != nil {
 		return nil, err
@@ -122,7 +107,7 @@ func Up(ctx context.Context, o Options) (_ *Case, err error) {
 // routed waits until the name servers give the topic, which follows the broker's registration.
 func (c *Case) routed(ctx context.Context) error {
 	return until(ctx, 30*time.Second, "a route to "+Topic, func(ctx context.Context) error {
-		_, err := c.client.NameServers(c.NameServers()).Route(ctx, Topic)
+		_, err := c.client.NameServers(c.NameServers).Route(ctx, Topic)
 		return err
 	})
 }
@@ -132,8 +117,8 @@ func (c *Case) routed(ctx context.Context) error {
 func (c *Case) replicated(ctx context.Context) error {
 	return until(ctx, 60*time.Second, "the slave to follow the master", func(ctx context.Context) error {
 		var end [2]int64
-		for i, host := range []string{"host-a", "host-b"} {
-			info, err := c.Broker(host).RuntimeInfo(ctx)
+		for i, broker := range []string{c.Master().Broker, c.Slave().Broker} {
+			info, err := c.client.Broker(broker).RuntimeInfo(ctx)
 			if err != nil {
 				return err
 			}
@@ -165,63 +150,24 @@ func until(ctx context.Context, limit time.Duration, what string, f func(context
 	}
 }
 
-func (c *Case) labDir() string { return filepath.Join(c.Dir, "lab") }
-
 // StateDir is where mqlift keeps its journals in this case.
 func (c *Case) StateDir() string { return filepath.Join(c.Dir, "state") }
-
-// Topology is the lab's topology file.
-func (c *Case) Topology() string { return c.Lab.Topology }
-
-// NameServers are the lab's name servers.
-func (c *Case) NameServers() []string {
-	var l []string
-	for _, ns := range c.Lab.NameServers {
-		l = append(l, ns.Address)
-	}
-	return l
-}
-
-// Host finds a host of the lab.
-func (c *Case) Host(name string) lab.HostStatus {
-	for _, h := range c.Lab.Hosts {
-		if h.Name == name {
-			return h
-		}
-	}
-	return lab.HostStatus{}
-}
-
-// Addr is where a host's broker listens.
-func (c *Case) Addr(host string) string { return fmt.Sprintf("127.0.0.1:%d", c.Host(host).ListenPort) }
-
-// Addrs are all hosts' brokers.
-func (c *Case) Addrs() []string {
-	var l []string
-	for _, h := range c.Lab.Hosts {
-		l = append(l, c.Addr(h.Name))
-	}
-	return l
-}
-
-// Broker asks one host's broker.
-func (c *Case) Broker(host string) *rocketmq.Broker { return c.client.Broker(c.Addr(host)) }
 
 // Start begins the traffic: an application that sends c.Rate keyed messages a second, one that consumes
 // them, a sender and a reader of old keys with fresh routes. It returns when all go steadily.
 func (c *Case) Start(ctx context.Context) error {
-	c.Reader.NameServers, c.Reader.Group, c.Reader.Topics = c.NameServers(), ReaderGroup, []string{Topic}
+	c.Reader.NameServers, c.Reader.Group, c.Reader.Topics = c.NameServers, ReaderGroup, []string{Topic}
 	if err := c.Reader.Start(); err != nil {
 		return err
 	}
 	ctx, c.stopTraffic = context.WithCancel(ctx)
-	router, brokers := c.client.NameServers(c.NameServers()), probe.BrokersOf(c.client)
+	router, brokers := c.client.NameServers(c.NameServers), probe.BrokersOf(c.client)
 	var keys []probe.MessageKey
 	for _, e := range c.Old {
 		keys = append(keys, probe.MessageKey{Topic: e.Topic, Key: e.Key})
 	}
 	c.keep(func() error {
-		return (&probe.ClientSender{NameServers: c.NameServers(), Topic: Topic, Group: "application", KeyPrefix: "a", Start: 1, Rate: c.Rate, Body: c.body(), Timeline: &c.Client, Sent: c.Sent}).Run(ctx)
+		return (&probe.ClientSender{NameServers: c.NameServers, Topic: Topic, Group: "application", KeyPrefix: "a", Start: 1, Rate: c.Rate, Body: c.body(), Timeline: &c.Client, Sent: c.Sent}).Run(ctx)
 	})
 	c.keep(func() error {
 		return (&probe.FreshSender{Router: router, Brokers: brokers, Broker: Group, Topic: Topic, Group: "probe", KeyPrefix: "w", Start: 1, Timeline: &c.Write, Sent: c.Sent}).Run(ctx)
@@ -280,10 +226,10 @@ func (c *Case) Stop() error {
 }
 
 // Run calls mqlift, showing its output.
-func (c *Case) Run(ctx context.Context, args ...string) error {
-	c.say("$ mqlift %s", strings.Join(args, " "))
-	cmd := c.command(ctx, args)
-	cmd.Stdout, cmd.Stderr = c.Out, c.Out
+func (o Options) Run(ctx context.Context, args ...string) error {
+	o.say("$ mqlift %s", strings.Join(args, " "))
+	cmd := o.command(ctx, args)
+	cmd.Stdout, cmd.Stderr = o.Out, o.Out
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("mqlift %s: %w", strings.Join(args, " "), err)
 	}
@@ -291,9 +237,9 @@ func (c *Case) Run(ctx context.Context, args ...string) error {
 }
 
 // output calls mqlift, showing its progress, and returns what it prints.
-func (c *Case) output(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := c.command(ctx, args)
-	cmd.Stderr = c.Out
+func (o Options) output(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := o.command(ctx, args)
+	cmd.Stderr = o.Out
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("mqlift %s: %w", strings.Join(args, " "), err)
@@ -301,15 +247,15 @@ func (c *Case) output(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-func (c *Case) command(ctx context.Context, args []string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.Binary, args...)
+func (o Options) command(ctx context.Context, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, o.Binary, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	return cmd
 }
 
-func (c *Case) say(format string, args ...any) {
-	fmt.Fprintf(c.Out, "\n"+format+"\n", args...)
+func (o Options) say(format string, args ...any) {
+	fmt.Fprintf(o.Out, "\n"+format+"\n", args...)
 }
 
 // Find looks messages up on every host's broker by address.
@@ -320,8 +266,8 @@ func (c *Case) Find(ctx context.Context, entries []probe.Entry) ([]probe.NodeKey
 // Bugs returns the lines with [BUG] in the brokers' logs, by host.
 func (c *Case) Bugs() (map[string][]string, error) {
 	found := map[string][]string{}
-	for _, h := range c.Lab.Hosts {
-		logs, err := filepath.Glob(filepath.Join(h.Home(), "logs/rocketmqlogs/*.log"))
+	for _, h := range c.Hosts {
+		logs, err := filepath.Glob(filepath.Join(h.Logs, "*.log"))
 		if err != nil {
 			return nil, err
 		}
@@ -343,7 +289,7 @@ func (c *Case) Bugs() (map[string][]string, error) {
 	return found, nil
 }
 
-// Down ends the lab, unless it is to be kept, and all connections.
+// Down ends the ground, unless it is to be kept, and all connections.
 func (c *Case) Down() error {
 	err := errors.Join(c.Stop(), c.Reader.Stop(), c.client.Close())
 	if c.Keep {
@@ -351,5 +297,5 @@ func (c *Case) Down() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	return errors.Join(err, c.Run(ctx, "lab", "down", "--dir", c.labDir()))
+	return errors.Join(err, c.Ground.Down(ctx))
 }
