@@ -245,7 +245,7 @@ func TestNothingIsLeftOfAKilledProgram(t *testing.T) {
 	victim.Env = append(os.Environ(), victimVariable+"=1")
 	said, err := victim.StdoutPipe()
 	must(t, err)
-	victim.Stderr = t.Output()
+	victim.Stderr, victim.WaitDelay = t.Output(), time.Second
 	must(t, victim.Start())
 	dir, err := bufio.NewReader(said).ReadString('\n')
 	if err != nil {
