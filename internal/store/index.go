@@ -148,7 +148,7 @@ func (d *Derived) compareIndex(ctx context.Context, in *Inspection, s *derivedSc
 			What: fmt.Sprintf("%d entries of the index are ahead of the log, which ends at %d", ahead, in.End),
 			Do:   "no start cuts them: look-ups would find the wrong messages, and new ones would not be indexed; move consumequeue and index aside, both"})
 	}
-	if !broken && ahead == 0 && (have.count != t.keys.count || have.sum != t.keys.sum) {
+	if !broken && (ahead == 0 || c.ledger) && (have.count != t.keys.count || have.sum != t.keys.sum) {
 		wrong, err := s.firstWrongKey(ctx, in)
 		if err != nil {
 			return err
