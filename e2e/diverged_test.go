@@ -34,18 +34,6 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 		{"longer, with messages of its own", "topic own", func(t *testing.T, l *slaveLog) {
 			l.put(l.put(l.end, "own1", 100), "own2", 5000)
 		}},
-		{"shorter, with another tail", "key other", func(t *testing.T, l *slaveLog) {
-			at := l.messages[len(l.messages)-3].PhysicalOffset
-			l.zero(at)
-			l.put(at, "other", 50)
-		}},
-		{"rolled over earlier, and on in the next file", "", func(t *testing.T, l *slaveLog) {
-			at := l.messages[len(l.messages)-2].PhysicalOffset
-			l.zero(at)
-			mark := binary.BigEndian.AppendUint32(nil, uint32(lab.DefaultLogFileSize-at))
-			l.write(at, binary.BigEndian.AppendUint32(mark, message.Blank))
-			l.put(lab.DefaultLogFileSize, "next", 50)
-		}},
 	} {
 		ok := t.Run(c.name, func(t *testing.T) {
 			c.change(t, last(t))
@@ -168,9 +156,6 @@ func (l *slaveLog) write(at int64, b []byte) {
 	_, err = f.WriteAt(b, at-base)
 	must(l.t, err)
 }
-
-// zero empties the log from an offset on.
-func (l *slaveLog) zero(from int64) { l.write(from, make([]byte, l.end-from)) }
 
 // put writes a message of the slave's own and returns its end.
 func (l *slaveLog) put(at int64, key string, size int) int64 {
