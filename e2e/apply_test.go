@@ -31,7 +31,13 @@ type applying struct {
 // startApply starts `mqlift apply --yes --no-failover`; it is ended with the test.
 func (b *bench) startApply(t *testing.T) *applying {
 	t.Helper()
-	a := &applying{b: b, cmd: b.command(call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys), began: time.Now(), done: make(chan struct{})}
+	return b.start(t, "apply", "--yes", "--no-failover", "--keys", oldKeys)
+}
+
+// start starts mqlift; it is ended with the test.
+func (b *bench) start(t *testing.T, args ...string) *applying {
+	t.Helper()
+	a := &applying{b: b, cmd: b.command(call{}, args...), began: time.Now(), done: make(chan struct{})}
 	terminal, write, err := os.Pipe()
 	must(t, err)
 	a.terminal, a.cmd.Stdout, a.cmd.Stderr = terminal, write, write

@@ -195,6 +195,9 @@ func (o *applyOptions) resume(ctx context.Context, s *session, u *run.Cut, k dia
 		return err
 	}
 	fmt.Fprintf(k.out, "run %s was cut short at %s\n", u.State.Run, u.At)
+	if u.State.Replay != nil {
+		return &refusedError{fmt.Errorf("run %s was on its way back to the old group: `mqlift rollback --replay` goes on with that", u.State.Run)}
+	}
 	if u.Opened() && p.Playbook != s.playbook.Name {
 		return &usageError{fmt.Errorf("run %s was begun with playbook %s: give the same one", u.State.Run, p.Playbook)}
 	}
@@ -330,7 +333,11 @@ func (o *applyOptions) report(out io.Writer, dir string, p *plan.Plan, state *st
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{filepath.Join(dir, "report.json"), o.Report} {
+	name := "report.json"
+	if state.Replay != nil {
+		name = "rollback.json" // beside the upgrade's own
+	}
+	for _, file := range []string{filepath.Join(dir, name), o.Report} {
 		if file == "" {
 			continue
 		}

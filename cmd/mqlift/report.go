@@ -35,7 +35,7 @@ type readReport struct {
 func (r *applyReport) print(out io.Writer) {
 	c := terminal(out)
 	fmt.Fprintln(out)
-	if r.State.FencedAt.IsZero() {
+	if r.State.FencedAt.IsZero() || r.State.Replay != nil {
 		return
 	}
 	if outage := r.State.WriteOutage(); outage > 0 {

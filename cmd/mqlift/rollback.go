@@ -10,12 +10,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"mqlift/internal/event"
 	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
+	"mqlift/internal/playbook"
+	"mqlift/internal/replay"
 	"mqlift/internal/run"
 	"mqlift/internal/step"
 )
@@ -24,6 +28,8 @@ type rollbackOptions struct {
 	target
 	StateDir  string
 	BreakLock string
+	Replay    bool
+	Yes       bool
 
 	stopping *interrupts
 }
@@ -37,7 +43,10 @@ func newRollbackCommand(stopping *interrupts) *cobra.Command {
 none, by what the run kept on the hosts.
 
 Before writes were opened that is free: the old group is restored exactly as it was and serves. After
-that it is refused: messages written since would not be seen by the old group.
+that, also when the upgrade is long finished, it is refused, saying how many messages written since the
+old group would not see. With --replay these are read from the new group, which refuses sends from then on,
+kept on this machine, sent to the restored old group again, each queue in its order, and looked up by key.
+What cannot be kept is said beforehand. A replay that was cut short is gone on with by the same command.
 
 When a dead run on another machine holds the group, --break-lock with its name takes over.
 
@@ -50,6 +59,8 @@ Exit codes: 0 gone back, or there is nothing to go back from · 3 refused: write
 	}
 	o.addFlags(cmd)
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
+	cmd.Flags().BoolVar(&o.Replay, "replay", false, "after writes were opened: send the messages written since to the old group")
+	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask before a replay")
 	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead")
 	return cmd
 }
@@ -70,19 +81,109 @@ func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errO
 	if err != nil {
 		return err
 	}
-	if cut == nil {
-		if cut, err = o.fromHosts(ctx, s, dir, out); err != nil {
-			return err
-		}
+	var p *plan.Plan
+	if cut != nil {
+		p, err = loadPlan(filepath.Join(cut.Dir, "plan.json"))
+	} else {
+		cut, p, err = o.fromHosts(ctx, s, dir)
+	}
+	if err != nil {
+		return err
 	}
 	if cut == nil {
 		fmt.Fprintf(out, "There is nothing to go back from: no run is unfinished, here or on the hosts.\n")
 		return nil
 	}
-	if cut.Opened() {
-		return &refusedError{fmt.Errorf("run %s opened writes on the new group at %s: going back costs every message written since", cut.State.Run, cut.State.OpeningAt.Format(time.RFC3339))}
+	k := dialogue{in: bufio.NewReader(in), out: out}
+	if !cut.Opened() {
+		return o.undo(ctx, s, p, cut, k)
 	}
-	return o.undo(ctx, s, cut, dialogue{in: bufio.NewReader(in), out: out})
+	if !o.Replay && cut.State.Replay != nil {
+		return &refusedError{fmt.Errorf("run %s is on its way back already: `mqlift rollback --replay` goes on", cut.State.Run)}
+	}
+	if !o.Replay {
+		return &refusedError{fmt.Errorf("run %s opened writes on the new group: going back %s\n→ `mqlift rollback --replay` goes back all the same", cut.State.Run, s.cost(ctx, p, cut.State))}
+	}
+	return o.replay(ctx, s, p, cut, k)
+}
+
+// rollbackPlaybook is the order of work of a way back from an opened group.
+const rollbackPlaybook = "rollback"
+
+// notKept is what a message that is sent again loses, and what else goes with the way back.
+const notKept = `Kept of each message: topic, queue, order within its queue, body, keys, tags, flag, all properties, time of
+birth. Added: property ` + replay.PropertyOrigin + ` (run/queue/offset in the new group), by which a duplicate is known.
+Not kept:
+- message id by address and offset, time of storage, born host and store host, queue offsets where anything
+  else comes in between;
+- delayed messages that are not due yet wait for their whole level again; those from before the upgrade that
+  the new group has delivered may be delivered once more by the old master;
+- half transactions that are not ended: their producers have to send again;
+- mqlift's own messages, and those that brokers write about themselves.
+Consumers go on where they were; none skips a message, and some may get a few twice.
+Sends are refused from the fence until the old master is open again, reads from the stop of the new group on.
+The new group's stores are renamed and stay.
+`
+
+// replay goes back from an opened group: what was written since is sent to the old one again.
+func (o *rollbackOptions) replay(ctx context.Context, s *session, p *plan.Plan, cut *run.Cut, k dialogue) error {
+	var err error
+	if s.playbook, err = playbook.Load(rollbackPlaybook, step.WayBackRequirements()); err != nil {
+		return err
+	}
+	if cut.State.Replay == nil {
+		fmt.Fprintf(k.out, "Going back from run %s %s.\n%s", cut.State.Run, s.cost(ctx, p, cut.State), notKept)
+		if !o.Yes {
+			if err := ask(ctx, k.in, k.out, fmt.Sprintf("Go back to the old group of %s and send these messages again? Type yes: ", p.Group)); err != nil {
+				return err
+			}
+		}
+		if cut, err = keep(p, cut, k.out); err != nil {
+			return err
+		}
+		cut.State.Replay = &step.Replay{}
+		for _, m := range p.Members {
+			lock, err := step.ReadLock(ctx, &step.Node{Member: m, Remote: s.hosts[m.Host], Agent: s.agents[m.Host]}, p.Group)
+			if err != nil {
+				return err
+			}
+			cut.State.Replay.Locked = cut.State.Replay.Locked || lock != nil && lock.Run == cut.State.Run
+		}
+	} else {
+		fmt.Fprintf(k.out, "run %s was cut short on its way back, at %s: going on\n", cut.State.Run, cut.At)
+	}
+	a := applyOptions{target: o.target, stopping: o.stopping}
+	if err := a.walk(ctx, s, p, cut.State, cut.Dir, k, (*run.Walk).Run); err != nil {
+		return err
+	}
+	if o.JSON {
+		return nil
+	}
+	r := cut.State.Replay
+	fmt.Fprintf(k.out, "%s is the old master/slave group again; %d messages written since %s were sent again, and all are found by key.\n",
+		p.Group, r.Found, cut.State.OpeningAt.Format(time.RFC3339))
+	for _, host := range slices.Sorted(maps.Keys(r.Aside)) {
+		fmt.Fprintf(k.out, "%s keeps the new group's store in %s\n", host, r.Aside[host])
+	}
+	fmt.Fprintf(k.out, "this machine keeps the messages in %s\n", filepath.Join(cut.Dir, "messages"))
+	return nil
+}
+
+// cost says what going back from an opened group costs now.
+func (s *session) cost(ctx context.Context, p *plan.Plan, state *step.State) string {
+	since := state.OpeningAt.Format(time.RFC3339)
+	e, err := s.env(p, state, func(event.Event) {}, step.Options{})
+	var w step.Written
+	if err == nil {
+		w, err = e.Written(ctx)
+	}
+	if err != nil {
+		return fmt.Sprintf("costs every message written since %s; how many cannot be told: %v", since, err)
+	}
+	if w.Messages == 0 {
+		return fmt.Sprintf("costs 0 messages: none was written since %s", since)
+	}
+	return fmt.Sprintf("costs %d messages written since %s, which the old group would not see (%s); `mqlift rollback --replay` sends them again", w.Messages, since, strings.Join(w.Topics, ", "))
 }
 
 // refusedError is a request that is not fulfilled as things stand; nothing was changed.
@@ -92,8 +193,8 @@ func (e *refusedError) Error() string { return e.err.Error() }
 func (e *refusedError) Unwrap() error { return e.err }
 
 // undo takes a run back to the old group for free.
-func (o *rollbackOptions) undo(ctx context.Context, s *session, cut *run.Cut, k dialogue) error {
-	p, err := loadPlan(filepath.Join(cut.Dir, "plan.json"))
+func (o *rollbackOptions) undo(ctx context.Context, s *session, p *plan.Plan, cut *run.Cut, k dialogue) error {
+	cut, err := keep(p, cut, k.out)
 	if err != nil {
 		return err
 	}
@@ -128,35 +229,55 @@ func (s *session) leftovers(ctx context.Context, p *plan.Plan, state *step.State
 	return nil
 }
 
-// fromHosts finds a run that this machine has no journal of by what it left on the hosts, and makes a
-// journal for going back. nil when there is none.
-func (o *rollbackOptions) fromHosts(ctx context.Context, s *session, dir string, out io.Writer) (*run.Cut, error) {
+// fromHosts finds a run by what it keeps on the hosts: one that this machine has no journal of, or one that
+// is finished. nil when there is none.
+func (o *rollbackOptions) fromHosts(ctx context.Context, s *session, dir string) (*run.Cut, *plan.Plan, error) {
 	record, err := s.record(ctx)
 	if err != nil || record == nil {
-		return nil, err
+		return nil, nil, err
 	}
-	e, err := s.env(record.Plan, record.State, lines(out).Event, step.Options{})
+	facts, err := s.observe(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, n := range e.Nodes {
-		lock, err := step.ReadLock(ctx, n, record.Plan.Group)
-		if err != nil {
-			return nil, err
-		}
-		if lock != nil && !lock.Breakable(o.BreakLock) {
-			return nil, &grouplock.Error{Held: lock, Named: o.BreakLock}
-		}
+	lock := facts.Lock()
+	if lock != nil && !lock.Breakable(o.BreakLock) {
+		return nil, nil, &grouplock.Error{Held: lock, Named: o.BreakLock}
 	}
-	runDir := filepath.Join(dir, record.State.Run)
-	if err := os.MkdirAll(runDir, 0o700); err != nil {
+	if record.State.Opening() && lock == nil && plan.Recognise(s.group, facts).State == plan.OldMode {
+		return nil, nil, nil // somebody has gone back since
+	}
+	cut := &run.Cut{Dir: filepath.Join(dir, record.State.Run), At: "where its journal is", State: record.State}
+	records, err := run.ReadJournal(filepath.Join(cut.Dir, "journal.jsonl"))
+	switch {
+	case errors.Is(err, os.ErrNotExist) && record.State.Replay != nil:
+		return nil, nil, &refusedError{fmt.Errorf("run %s was on its way back already, and the messages that it is to send again are on the machine where that was begun: run `mqlift rollback --replay` there; the new group's stores lie beside the old ones on the hosts, renamed", record.State.Run)}
+	case errors.Is(err, os.ErrNotExist):
+		return cut, record.Plan, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	state, err := run.LastState(records)
+	if err != nil || state == nil || !state.Opening() {
+		return nil, nil, err
+	}
+	cut.State = state
+	return cut, record.Plan, nil
+}
+
+// keep makes a folder with a plan and a journal for a run that this machine has none of.
+func keep(p *plan.Plan, cut *run.Cut, out io.Writer) (*run.Cut, error) {
+	if _, err := os.Stat(filepath.Join(cut.Dir, "journal.jsonl")); err == nil {
+		return cut, nil
+	}
+	if err := os.MkdirAll(cut.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the run's folder: %w", err)
 	}
-	if err := savePlan(filepath.Join(runDir, "plan.json"), record.Plan); err != nil {
+	if err := savePlan(filepath.Join(cut.Dir, "plan.json"), p); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "run %s is known from what it kept on the hosts; there is no journal of it in %s\n", record.State.Run, dir)
-	return run.Rebuild(runDir, record.Plan, record.State)
+	fmt.Fprintf(out, "run %s is known from what it kept on the hosts; its journal is made anew in %s\n", cut.State.Run, cut.Dir)
+	return run.Rebuild(cut.Dir, p, cut.State)
 }
 
 // record is the newest run's record among all hosts'; nil when there is none. A run whose record says on

@@ -93,6 +93,9 @@ func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Wr
 		return err
 	}
 	st := s.status(ctx, facts, cut)
+	if err := s.price(ctx, st, cut); err != nil {
+		return err
+	}
 	st.run(cut, alive, facts.Lock())
 	if t.JSON {
 		enc := json.NewEncoder(out)
@@ -152,6 +155,34 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 	return st
 }
 
+// price puts a number on going back once writes have been opened: by the journal's state, or by what the
+// run keeps on the hosts.
+func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) error {
+	var p *plan.Plan
+	var state *step.State
+	if cut != nil {
+		var err error
+		if p, err = loadPlan(filepath.Join(cut.Dir, "plan.json")); err != nil {
+			return err
+		}
+		state = cut.State
+	} else if st.State == plan.Upgraded || st.State == plan.Impaired {
+		r, err := s.record(ctx)
+		if err != nil || r == nil {
+			return err
+		}
+		p, state = r.Plan, r.State
+	}
+	switch {
+	case state == nil || !state.Opening():
+	case state.Replay != nil:
+		st.GoingBack = "is under way: `mqlift rollback --replay` goes on with it"
+	default:
+		st.GoingBack = s.cost(ctx, p, state)
+	}
+	return nil
+}
+
 // run says what runs there are: one that this machine knows, cut short or alive, and who holds the lock.
 func (st *groupStatus) run(cut *run.Cut, alive *run.Holder, lock *grouplock.Held) {
 	if lock != nil {
@@ -165,6 +196,9 @@ func (st *groupStatus) run(cut *run.Cut, alive *run.Holder, lock *grouplock.Held
 		st.Unfinished = fmt.Sprintf("%s is about to begin a run, or has just ended one", alive)
 	case cut != nil:
 		st.Unfinished = fmt.Sprintf("%s was cut short at %s; `mqlift apply` goes on with it, `mqlift rollback` goes back", cut.State.Run, cut.At)
+		if cut.State.Replay != nil {
+			st.Unfinished = fmt.Sprintf("%s was cut short on its way back, at %s; `mqlift rollback --replay` goes on with it", cut.State.Run, cut.At)
+		}
 		if p, err := loadPlan(filepath.Join(cut.Dir, "plan.json")); err == nil {
 			st.Left = cut.Left(p)
 		}

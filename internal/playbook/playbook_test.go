@@ -31,7 +31,7 @@ func builtIn(t testing.TB) *playbook.Playbook {
 }
 
 func TestTheBuiltInPlaybookHoldsEveryStepOnce(t *testing.T) {
-	if got := playbook.BuiltIn(); !slices.Equal(got, []string{"dledger"}) {
+	if got := playbook.BuiltIn(); !slices.Equal(got, []string{"dledger", "rollback"}) {
 		t.Errorf("built in: %q", got)
 	}
 	p := builtIn(t)

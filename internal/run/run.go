@@ -46,6 +46,8 @@ type Failure struct {
 	UndoErr error
 	// Past tells that writes had been opened: going back is no longer free and nothing was undone.
 	Past bool
+	// Back tells that it is the way back from an opened group that failed.
+	Back bool
 	// Left is what is temporary still.
 	Left []string
 }
@@ -59,6 +61,12 @@ func (f *Failure) Error() string {
 		s += "\nit is that run's group now: nothing was undone, and this run ends here"
 	case f.Undone && errors.As(f.Err, &locked):
 		s += "\nnothing was changed"
+	case f.Back && f.Past:
+		s += "\nthe new group is stopped, and its messages are kept on this machine: `mqlift rollback --replay` again goes on from there; the old master is closed to clients until then"
+	case f.Back && f.Undone:
+		s += "\nthe new group takes sends again, as before"
+	case f.Back && f.UndoErr != nil:
+		s += fmt.Sprintf("\nthe new group may refuse sends:\n%v\n`mqlift rollback --replay` again goes on", f.UndoErr)
 	case f.Past && errors.Is(f.Err, context.Canceled):
 		s += "\nwrites are open on the new group and stay so; nothing was undone. `mqlift apply` goes on from there"
 	case f.Past:
@@ -163,7 +171,8 @@ func (w *Walk) fail(ctx context.Context, last place, cause error) error {
 		f.Err, f.Past = lost, w.Env.State.Opening()
 		return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 	}
-	if w.Env.State.Opening() {
+	f.Back = w.Env.State.Replay != nil
+	if w.Env.State.Final() {
 		f.Past, f.Left = true, w.Left()
 		return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 	}
@@ -175,7 +184,7 @@ func (w *Walk) fail(ctx context.Context, last place, cause error) error {
 		f.Left = w.Left()
 		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
 	}
-	f.Undone = true
+	f.Undone, w.Env.State.Replay = true, nil
 	return errors.Join(f, w.Journal.Append(RunEnd, "", "", f.Error(), w.Env.State))
 }
 

@@ -63,6 +63,10 @@ func (w *Walk) Stopping() string {
 	state, begun, last, undoes := w.now()
 	const again = "; Ctrl-C once more ends at once and leaves everything as it is at that moment"
 	switch {
+	case state.Replay != nil && !undoes && !state.Final():
+		return "stopping: the way back ends at its next safe place, and the new group takes sends again" + again
+	case state.Replay != nil && !undoes:
+		return "stopping: the new group is given up already; `mqlift rollback --replay` goes on from there" + again
 	case last == nil && !state.Opening():
 		return "stopping: nothing has been begun"
 	case last == nil:
@@ -96,6 +100,9 @@ func (w *Walk) Abandoned() string {
 	do := "`mqlift rollback` undoes what was begun, as does the next `mqlift apply` before it begins anew"
 	if state.Opening() {
 		do = "`mqlift apply` goes on from there"
+	}
+	if state.Replay != nil {
+		do = "`mqlift rollback --replay` goes on from there"
 	}
 	return fmt.Sprintf("ended at once %s: %s%s", at, do, leftText(state.Temporary(w.Env.Plan, begun)))
 }

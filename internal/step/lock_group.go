@@ -110,6 +110,9 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 }
 
 func (lockGroup) Undo(ctx context.Context, e *Env) error {
+	if r := e.State.Replay; r != nil && r.Locked { // of the upgrade, which is unfinished still
+		return ErrNothingToUndo
+	}
 	if !e.State.Opening() { // after that the record is the way back
 		if err := e.forget(ctx); err != nil {
 			return err

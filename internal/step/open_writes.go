@@ -62,7 +62,7 @@ func (openWrites) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	if e.State.OpeningAt.IsZero() {
-		if err := e.markOpening(ctx); err != nil {
+		if err := e.markOpening(ctx, leader); err != nil {
 			return err
 		}
 	}
@@ -120,10 +120,12 @@ func (openWrites) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 
 // markOpening puts on disk, on every host and here, that from now on the way back is not free. It comes
 // before the first follower is opened: the next election may make that one the leader at any moment.
-func (e *Env) markOpening(ctx context.Context) error {
+func (e *Env) markOpening(ctx context.Context, leader *Node) (err error) {
+	if e.State.Queues, err = e.queueEnds(ctx, leader); err != nil {
+		return err
+	}
 	e.State.OpeningAt = time.Now()
-	err := e.record(ctx)
-	if err == nil {
+	if err = e.record(ctx); err == nil {
 		err = e.Save()
 	}
 	if err != nil { // nothing is open yet, and undoing takes the marks away

@@ -51,6 +51,9 @@ type State struct {
 
 	// OpeningAt is set before the first peer is told to take writes: from then on nothing is undone.
 	OpeningAt time.Time `json:"openingAt,omitzero"`
+	// Queues are the ends of all queues, by topic and queue, when writes were about to be opened: what comes
+	// after them the old group has not got.
+	Queues map[string][]int64 `json:"queues,omitempty"`
 	// OpenedAt is when the new group acknowledged its first message.
 	OpenedAt time.Time `json:"openedAt,omitzero"`
 
@@ -62,6 +65,9 @@ type State struct {
 	Offsets      int `json:"offsets,omitempty"`
 	OffsetsMoved int `json:"offsetsMoved,omitempty"`
 
+	// Replay is how far the way back from the opened group has got; nil before it is begun.
+	Replay *Replay `json:"replay,omitempty"`
+
 	Failover *FailoverResult `json:"failover,omitempty"`
 	Stages   []StageTime     `json:"stages,omitempty"`
 }
@@ -71,6 +77,12 @@ type StageTime struct {
 	Name  string        `json:"name"`
 	Began time.Time     `json:"began"`
 	Took  time.Duration `json:"tookNs"`
+}
+
+// Final tells whether a step that fails leaves nothing to be undone: writes have been opened on the new
+// group, and, on the way back from there, it is still the one that serves.
+func (s *State) Final() bool {
+	return s.Opening() && (s.Replay == nil || !s.Replay.StoppingAt.IsZero())
 }
 
 // Opening tells whether writes have been opened on the new group, or may have been.

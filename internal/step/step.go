@@ -194,17 +194,27 @@ func All() []Step {
 }
 
 // Requirements is what playbooks are checked against.
-func Requirements() map[string]playbook.Requirement {
+func Requirements() map[string]playbook.Requirement { return requirements(All()) }
+
+func requirements(steps []Step) map[string]playbook.Requirement {
 	m := map[string]playbook.Requirement{}
-	for _, s := range All() {
+	for _, s := range steps {
 		m[s.Name()] = s.Requirement()
 	}
 	return m
 }
 
-// ByName finds a step.
+// WayBack lists the steps of going back from an opened group; no playbook of an upgrade may name them.
+func WayBack() []Step {
+	return []Step{lockGroup{}, takeMessages{}, fencePeers{}, takeRest{}, restoreOld{}, sendAgain{}, giveBack{}, proveReplay{}, endReplay{}}
+}
+
+// WayBackRequirements is what the order of going back is checked against.
+func WayBackRequirements() map[string]playbook.Requirement { return requirements(WayBack()) }
+
+// ByName finds a step, of an upgrade or of the way back.
 func ByName(name string) (Step, bool) {
-	for _, s := range All() {
+	for _, s := range append(All(), WayBack()...) {
 		if s.Name() == name {
 			return s, true
 		}

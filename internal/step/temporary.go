@@ -16,7 +16,13 @@ func (s *State) Temporary(p *plan.Plan, begun []string) []string {
 	master, slaves, first := hosts(p.Of(plan.Master)), hosts(p.Of(plan.Slave)), hosts(p.First())
 	var l []string
 	say := func(where, format string, args ...any) { l = append(l, where+": "+fmt.Sprintf(format, args...)) }
-	if s.Opening() {
+	switch r := s.Replay; {
+	case r != nil && !r.StoppingAt.IsZero() && r.OpenedAt.IsZero():
+		say(hosts(p.Members), "the new group is stopped or being stopped, and the old master is closed to clients until all messages are sent again")
+	case r != nil && r.OpenedAt.IsZero() && !r.FencedAt.IsZero():
+		say(hosts(p.Members), "the new group refuses sends since %s", r.FencedAt.UTC().Format(time.RFC3339))
+	}
+	if s.Opening() && s.Replay == nil {
 		if s.OpenedAt.IsZero() {
 			say(first, "writes were being opened: the leader may refuse sends still")
 		}
@@ -26,7 +32,7 @@ func (s *State) Temporary(p *plan.Plan, begun []string) []string {
 		if has("prove-failover") && s.Failover == nil {
 			say(hosts(p.Members), "the leader may have been killed for the failover, and not be started again")
 		}
-	} else {
+	} else if !s.Opening() {
 		switch {
 		case has("stop-master"):
 			say(master, "the old master may be stopped, and its broker.conf be one that takes no sends")

@@ -1,0 +1,116 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// scheduleTopic holds delayed messages until they are due, a queue for each level. It is no topic that
+// 4.5.2 lists.
+const (
+	scheduleTopic  = "SCHEDULE_TOPIC_XXXX"
+	scheduleLevels = 18 // of the default messageDelayLevel
+)
+
+// queueEnds are the ends of all queues on a broker, by topic and queue.
+func (e *Env) queueEnds(ctx context.Context, n *Node) (map[string][]int64, error) {
+	topics, _, err := n.broker(e).Topics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ends := map[string][]int64{scheduleTopic: make([]int64, scheduleLevels)}
+	for name, t := range topics {
+		ends[name] = make([]int64, max(t.ReadQueues, t.WriteQueues, len(ends[name])))
+	}
+	var eg errgroup.Group
+	eg.SetLimit(16)
+	for topic, queues := range ends {
+		for id := range queues {
+			eg.Go(func() (err error) {
+				queues[id], err = n.broker(e).MaxOffset(ctx, topic, id)
+				return err
+			})
+		}
+	}
+	return ends, eg.Wait()
+}
+
+// own tells topics whose messages nobody but mqlift and brokers send and read.
+func (e *Env) own(topic string) bool {
+	return topic == e.Plan.TracerTopic || topic == "OFFSET_MOVED_EVENT" || strings.HasPrefix(topic, "RMQ_SYS_TRANS_") ||
+		topic == "SELF_TEST_TOPIC" || strings.HasPrefix(topic, "rmq_sys_")
+}
+
+// Written is what an opened group has taken since.
+type Written struct {
+	Messages int64
+	Topics   []string // with how many in each, the most first
+}
+
+// Written counts the messages that the new group has taken since writes were opened, delayed ones
+// included, its own broker's and mqlift's left out: what the old group would not see.
+func (e *Env) Written(ctx context.Context) (Written, error) {
+	if len(e.State.Queues) == 0 {
+		return Written{}, fmt.Errorf("run %s did not keep where the queues ended when it opened writes: what was written since cannot be told", e.State.Run)
+	}
+	leader, err := e.raftLeader(ctx, e.peersNow())
+	if err != nil {
+		return Written{}, fmt.Errorf("what was written since %s cannot be counted: %w", e.State.OpeningAt.Format("15:04:05"), err)
+	}
+	ends, err := e.queueEnds(ctx, leader)
+	if err != nil {
+		return Written{}, err
+	}
+	delays, err := leader.broker(e).DelayOffsets(ctx)
+	if err != nil {
+		return Written{}, err
+	}
+	type count struct {
+		topic string
+		n     int64
+	}
+	var w Written
+	var counts []count
+	for topic, queues := range ends {
+		if e.own(topic) {
+			continue
+		}
+		n := int64(0)
+		for id, end := range queues {
+			from := e.endThen(topic, id)
+			if topic == scheduleTopic { // those that were due are in their own topics by now
+				from = max(from, delays[id+1])
+			}
+			n += max(0, end-from)
+		}
+		if topic == scheduleTopic {
+			topic = "delayed and not due yet"
+		}
+		if n > 0 {
+			w.Messages += n
+			counts = append(counts, count{topic, n})
+		}
+	}
+	slices.SortFunc(counts, func(a, b count) int {
+		if a.n != b.n {
+			return int(b.n - a.n)
+		}
+		return strings.Compare(a.topic, b.topic)
+	})
+	for _, c := range counts {
+		w.Topics = append(w.Topics, fmt.Sprintf("%s %d", c.topic, c.n))
+	}
+	return w, nil
+}
+
+// endThen is where a queue ended when writes were opened; 0 for one that was not there.
+func (e *Env) endThen(topic string, id int) int64 {
+	if queues := e.State.Queues[topic]; id < len(queues) {
+		return queues[id]
+	}
+	return 0
+}
