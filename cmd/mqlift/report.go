@@ -66,6 +66,7 @@ func (r *applyReport) print(out io.Writer) {
 	} else {
 		fmt.Fprintln(out, "A forced failover has not been tried: prove it with `mqlift failover`.")
 	}
+	fmt.Fprintf(out, "Going back costs the messages written since %s: `mqlift status` says how many, `mqlift rollback --replay` sends them to the old group again.\n", r.State.OpeningAt.Format(time.RFC3339))
 }
 
 // printCertificate shows what was proven of the logs, the queues and the metadata before writes opened.

@@ -91,8 +91,7 @@ func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errO
 		return err
 	}
 	if cut == nil {
-		fmt.Fprintf(out, "There is nothing to go back from: no run is unfinished, here or on the hosts.\n")
-		return nil
+		return o.nothing(ctx, s, out)
 	}
 	k := dialogue{in: bufio.NewReader(in), out: out}
 	if !cut.Opened() {
@@ -105,6 +104,24 @@ func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errO
 		return &refusedError{fmt.Errorf("run %s opened writes on the new group: going back %s\n→ `mqlift rollback --replay` goes back all the same", cut.State.Run, s.cost(ctx, p, cut.State))}
 	}
 	return o.replay(ctx, s, p, cut, k)
+}
+
+// nothing says what there is where neither a journal nor a record is of a run.
+func (o *rollbackOptions) nothing(ctx context.Context, s *session, out io.Writer) error {
+	facts, err := s.observe(ctx)
+	if err != nil {
+		return err
+	}
+	if lock := facts.Lock(); lock != nil {
+		return &refusedError{fmt.Errorf("%s: %s, but it left no record of itself beside the lock, and its journal is not here: it was cut short before it had begun anything else, or its record was removed\n→ run `mqlift rollback` with its journal; when every broker is as before that run (`mqlift status`), `mqlift apply --break-lock %s` takes the lock over", lock.Host, lock.Holder(), lock.Run)}
+	}
+	switch is := plan.Recognise(s.group, facts); is.State {
+	case plan.OldMode, plan.Begun:
+		fmt.Fprintf(out, "There is nothing to go back from: %s; no run is unfinished, here or on the hosts.\n", is.Line)
+		return nil
+	default:
+		return &refusedError{fmt.Errorf("%s is not as before an upgrade (%s), and neither a journal here nor a record on the hosts says how it was\n→ give the --state-dir of the machine that began the run; the old broker.conf of a run is kept as broker.conf.before-RUN beside it; `mqlift check` says how an upgrade by hand can be gone on with", s.group.Name, is.Line)}
+	}
 }
 
 // rollbackPlaybook is the order of work of a way back from an opened group.

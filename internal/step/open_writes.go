@@ -121,7 +121,7 @@ func (openWrites) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 // markOpening puts on disk, on every host and here, that from now on the way back is not free. It comes
 // before the first follower is opened: the next election may make that one the leader at any moment.
 func (e *Env) markOpening(ctx context.Context, leader *Node) (err error) {
-	if e.State.Queues, err = e.queueEnds(ctx, leader); err != nil {
+	if e.State.EndsThen, err = e.queueEnds(ctx, leader); err != nil {
 		return err
 	}
 	e.State.OpeningAt = time.Now()

@@ -49,12 +49,16 @@ func (sendAgain) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	r := e.State.Replay
-	resumed := r.Queues != nil
+	resumed := !r.SendingAt.IsZero()
 	if !resumed {
-		r.Queues = map[string]*Resent{}
+		r.SendingAt = time.Now()
+		if err := e.Save(); err != nil {
+			r.SendingAt = time.Time{}
+			return err
+		}
 	}
-	if err := e.Save(); err != nil { // from here on some may have been sent
-		return err
+	if r.Queues == nil {
+		r.Queues = map[string]*Resent{}
 	}
 	stop := e.saveEverySecond(ctx)
 	defer stop()

@@ -51,9 +51,9 @@ type State struct {
 
 	// OpeningAt is set before the first peer is told to take writes: from then on nothing is undone.
 	OpeningAt time.Time `json:"openingAt,omitzero"`
-	// Queues are the ends of all queues, by topic and queue, when writes were about to be opened: what comes
+	// EndsThen are the ends of all queues, by topic and queue, when writes were about to be opened: what comes
 	// after them the old group has not got.
-	Queues map[string][]int64 `json:"queues,omitempty"`
+	EndsThen map[string][]int64 `json:"endsThen,omitempty"`
 	// OpenedAt is when the new group acknowledged its first message.
 	OpenedAt time.Time `json:"openedAt,omitzero"`
 

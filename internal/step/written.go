@@ -54,7 +54,7 @@ type Written struct {
 // Written counts the messages that the new group has taken since writes were opened, delayed ones
 // included, its own broker's and mqlift's left out: what the old group would not see.
 func (e *Env) Written(ctx context.Context) (Written, error) {
-	if len(e.State.Queues) == 0 {
+	if len(e.State.EndsThen) == 0 {
 		return Written{}, fmt.Errorf("run %s did not keep where the queues ended when it opened writes: what was written since cannot be told", e.State.Run)
 	}
 	leader, err := e.raftLeader(ctx, e.peersNow())
@@ -109,7 +109,7 @@ func (e *Env) Written(ctx context.Context) (Written, error) {
 
 // endThen is where a queue ended when writes were opened; 0 for one that was not there.
 func (e *Env) endThen(topic string, id int) int64 {
-	if queues := e.State.Queues[topic]; id < len(queues) {
+	if queues := e.State.EndsThen[topic]; id < len(queues) {
 		return queues[id]
 	}
 	return 0
