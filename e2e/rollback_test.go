@@ -54,7 +54,6 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 			})
 		}, true},
 		{"hand over, the old master stopped", begun("carry-offsets"), true},
-		{"hand over, with the journal", begun("stop-master"), false},
 	} {
 		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
 			a := b.startApply(t)
