@@ -133,9 +133,9 @@ func bytesFlipped() []row {
 		{name: "a byte flipped in the file that is being received,", step: "copy-log-live", on: run.StepBegin, when: copying, do: flip(incomingFile(empty), 1<<20)},
 		{name: "a byte flipped in the new host's log after it was copied,", step: "copy-log-live", on: run.StepDone, do: flip(logFile(empty), 1<<20), test: true},
 		{name: "a byte flipped in the slave's log", step: "stop-slaves", on: run.StepDone, do: flip(logFile(slave), 2<<20)},
-		{name: "a byte flipped in the new host's log after it was compared,", step: "carry-stores", on: run.StepDone, do: flip(logFile(empty), 3<<20)},
+		{name: "a byte flipped in the new host's log after it was compared,", step: "carry-stores", on: run.StepDone, do: flip(logFile(empty), 3<<20), says: "was changed at", end: back},
 		{name: "a byte flipped in the tail after it was copied,", step: "copy-tail", on: run.StepDone, do: flipTail(empty), end: back},
-		{name: "a byte flipped in a carried consume queue", step: "carry-stores", on: run.StepDone, do: flip(queueFile(empty), 20*3+6)},
+		{name: "a byte flipped in a carried consume queue", step: "carry-stores", on: run.StepDone, do: flip(queueFile(empty), 20*3+6), says: "was changed at", end: back},
 		{name: "the slave's log differs from the master's", step: "", before: diverge, end: verified},
 	}
 }
