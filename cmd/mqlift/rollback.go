@@ -216,6 +216,7 @@ func (o *rollbackOptions) undo(ctx context.Context, s *session, p *plan.Plan, cu
 		return err
 	}
 	fmt.Fprintf(k.out, "run %s got to %s; writes were not opened, so that going back is free\n", cut.State.Run, cut.At)
+	s.playbook = orderOf(p)
 	a := applyOptions{target: o.target, stopping: o.stopping}
 	err = a.walk(ctx, s, p, cut.State, cut.Dir, k, func(w *run.Walk, ctx context.Context) error { return w.UndoCut(ctx, cut) })
 	if err != nil {
@@ -226,6 +227,19 @@ func (o *rollbackOptions) undo(ctx context.Context, s *session, p *plan.Plan, cu
 	}
 	fmt.Fprintf(k.out, "%s is the old master/slave group again.\n", s.group.Name)
 	return s.leftovers(ctx, p, cut.State, k.out)
+}
+
+// orderOf is the order of work that a plan was made with.
+func orderOf(p *plan.Plan) *playbook.Playbook {
+	order := &playbook.Playbook{Name: p.Playbook}
+	for _, stage := range p.Stages {
+		st := playbook.Stage{Name: stage.Name, Clients: stage.Clients, PointOfNoReturn: stage.PointOfNoReturn}
+		for _, s := range stage.Steps {
+			st.Steps = append(st.Steps, s.Name)
+		}
+		order.Stages = append(order.Stages, st)
+	}
+	return order
 }
 
 // leftovers names what stays on the hosts.
