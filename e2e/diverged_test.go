@@ -34,6 +34,13 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 		{"longer, with messages of its own", "topic own", func(t *testing.T, l *slaveLog) {
 			l.put(l.put(l.end, "own1", 100), "own2", 5000)
 		}},
+		// It ends where a message of the master's does: one that does not takes the master's bytes from the
+		// middle of a message on, and its broker never stops cleanly again.
+		{"shorter, with another tail", "", func(t *testing.T, l *slaveLog) {
+			m := l.messages[len(l.messages)-2]
+			l.write(m.PhysicalOffset+int64(m.Size)-2, []byte{'~'})
+			l.zero(l.messages[len(l.messages)-1].PhysicalOffset)
+		}},
 	} {
 		ok := t.Run(c.name, func(t *testing.T) {
 			c.change(t, last(t))
@@ -156,6 +163,9 @@ func (l *slaveLog) write(at int64, b []byte) {
 	_, err = f.WriteAt(b, at-base)
 	must(l.t, err)
 }
+
+// zero empties the log from an offset on.
+func (l *slaveLog) zero(from int64) { l.write(from, make([]byte, l.end-from)) }
 
 // put writes a message of the slave's own and returns its end.
 func (l *slaveLog) put(at int64, key string, size int) int64 {
