@@ -23,9 +23,9 @@ test: tools build
 	$(MAKE) --no-print-directory fuzz FUZZTIME=5s
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 15m -v ./e2e/netlab
 
-# The fault matrix on real brokers, a row for each fault: first on loopback, two labs side by side, which
-# takes about an hour; then, as root, what needs hosts, cables and disks of their own. ROWS chooses rows of
-# the first by a regular expression, and leaves out the second.
+# The fault matrix on real brokers, a row for each fault: first on loopback, two labs side by side; then, as
+# root, what needs hosts, cables and disks of their own. A row takes about 50 s where nothing else runs.
+# ROWS chooses rows of the first by a regular expression, and leaves out the second.
 faults: tools build
 	$(GO) build -o bin/faults ./e2e/faults
 	bin/faults -labs 2 $(if $(ROWS),-rows '$(ROWS)')
