@@ -86,6 +86,7 @@ func TestOneOperatorAtATime(t *testing.T) {
 			run := b.runHeld(t)
 			b.run(t, call{}, "status").wants(t, 0, "was cut short at", "the old master refuses sends since", "it is dead: process")
 			b.run(t, call{}, "check").wants(t, 3, "group.lock", "it is dead", "nothing is to be mended by hand")
+			b.journalDamaged(t, run)
 			// From another bastion it cannot be taken up, and its lock not be had for half a state.
 			b.run(t, call{}, elsewhere...).wants(t, 8, "it is dead", "--state-dir "+b.stateDir(), "--break-lock "+run)
 			b.run(t, call{}, append(elsewhere, "--break-lock", run)...).wants(t, 3, "was not taken over")
@@ -142,6 +143,18 @@ func TestOneOperatorAtATime(t *testing.T) {
 		}
 		a.says(t, "run run-2 of bob on bastion-2", "nothing was undone")
 	})
+}
+
+// journalDamaged tells what is said while a run's journal cannot be read: how the group is, all the same.
+func (b *bench) journalDamaged(t *testing.T, run string) {
+	t.Helper()
+	file := filepath.Join(b.stateDir(), "runs", group, run, "journal.jsonl")
+	whole, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.WriteFile(file, append([]byte("{"), whole...), 0o600))
+	b.run(t, call{}, "status").wants(t, 1, "host-a", "it is dead", file+": line 1 is not a record", "Going back cannot be priced")
+	b.run(t, call{}, "apply", "--yes").wants(t, 1, file+": line 1 is not a record", "nothing was done now")
+	must(t, os.WriteFile(file, whole, 0o600))
 }
 
 // startApplyIn is startApply with another state folder: another bastion.

@@ -69,6 +69,7 @@ type groupStatus struct {
 	Routes     []routeStatus  `json:"routes"`
 	Unfinished string         `json:"unfinishedRun,omitempty"`
 	Left       []string       `json:"temporary,omitempty"` // of the unfinished run
+	Unread     string         `json:"unread,omitempty"`    // what of the runs kept here or on the hosts cannot be read
 	Lock       string         `json:"lock,omitempty"`      // who holds the group
 	GoingBack  string         `json:"goingBack"`
 }
@@ -84,27 +85,33 @@ func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Wr
 		return err
 	}
 	dir := filepath.Join(stateDir, "runs", s.group.Name)
-	alive, err := run.Alive(dir)
-	if err != nil {
-		return err
-	}
-	cut, err := run.Unfinished(dir)
-	if err != nil {
-		return err
-	}
+	alive, herr := run.Alive(dir)
+	cut, uerr := run.Unfinished(dir)
 	st := s.status(ctx, facts, cut)
-	if err := s.price(ctx, st, cut); err != nil {
-		return err
+	if uerr != nil {
+		st.GoingBack = unpriced
 	}
+	// What cannot be read of a run keeps nobody from seeing how the group is.
+	unread := errors.Join(herr, uerr, s.price(ctx, st, cut))
 	st.run(cut, alive, facts.Lock())
+	if unread != nil {
+		st.Unread = unread.Error()
+	}
 	if t.JSON {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(st)
+		err = enc.Encode(st)
+	} else {
+		st.print(out)
 	}
-	st.print(out)
-	return nil
+	if err != nil || unread == nil {
+		return err
+	}
+	return &shownError{exitFailed, unread}
 }
+
+// unpriced is what going back costs when the run cannot be read.
+const unpriced = "cannot be priced before the run can be read"
 
 func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut) *groupStatus {
 	is := plan.Recognise(s.group, facts)
@@ -163,11 +170,15 @@ func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) erro
 	if cut != nil {
 		var err error
 		if p, err = loadPlan(filepath.Join(cut.Dir, "plan.json")); err != nil {
+			st.GoingBack = unpriced
 			return err
 		}
 		state = cut.State
 	} else if st.State == plan.Upgraded || st.State == plan.Impaired {
 		r, err := s.record(ctx)
+		if err != nil {
+			st.GoingBack = unpriced
+		}
 		if err != nil || r == nil {
 			return err
 		}
@@ -238,6 +249,9 @@ func (st *groupStatus) print(out io.Writer) {
 	}
 	for _, text := range st.Left {
 		fmt.Fprintln(out, "  "+text)
+	}
+	if st.Unread != "" {
+		fmt.Fprintln(out, st.Unread)
 	}
 	fmt.Fprintf(out, "Going back %s.\n", st.GoingBack)
 }

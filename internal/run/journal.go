@@ -129,7 +129,7 @@ func (e *DamageError) Error() string {
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
-	return s + fmt.Sprintf("; nothing was done now. Put the file back from a copy, or mend the line by hand; with neither, move %s away: apply then goes by what it finds on the hosts alone",
+	return s + fmt.Sprintf("; nothing was done now. Put the file back from a copy, or mend the line by hand; with neither, `mv %[1]s %[1]s.damaged`: `mqlift rollback` then goes back by what the run keeps on the hosts",
 		filepath.Dir(e.Path))
 }
 

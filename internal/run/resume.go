@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
+	"syscall"
 	"time"
 
 	"mqlift/internal/event"
@@ -32,18 +34,24 @@ const lockStep, unlockStep = "lock-group", "unlock-group"
 
 type begun struct{ stage, step string }
 
-// Unfinished finds the newest run below dir whose journal does not end; nil when there is none.
+// runName is what every run's name is like; that of a folder moved aside, such as RUN.damaged, is not.
+var runName = regexp.MustCompile(`^[0-9A-Za-z-]+$`)
+
+// Unfinished finds the newest run below dir whose journal does not end; nil when there is none. A folder
+// counts under its run's name only: a copy that somebody made of one, or moved aside, is no run.
 func Unfinished(dir string) (*Cut, error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("%s is no folder, and the runs of a group are kept in one; move it away, or put the folder back from a copy", dir)
+	case err != nil:
 		return nil, fmt.Errorf("looking for an unfinished run: %w", err)
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() > entries[j].Name() })
 	for _, entry := range entries {
-		if !entry.IsDir() {
+		if !entry.IsDir() || !runName.MatchString(entry.Name()) {
 			continue
 		}
 		c, err := cutOf(filepath.Join(dir, entry.Name()))
@@ -62,6 +70,9 @@ func cutOf(dir string) (*Cut, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(records) > 0 && records[0].Run != filepath.Base(dir) {
+		return nil, nil // a copy of another's folder
 	}
 	c := &Cut{Dir: dir}
 	if c.State, err = LastState(records); err != nil {

@@ -406,6 +406,30 @@ func TestARunKilledBeforeWritesWereOpenedIsUndone(t *testing.T) {
 	}
 }
 
+func TestWhatIsKeptBesideTheRunsIsNoRun(t *testing.T) {
+	r := rehearse(t)
+	r.steps["c"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+	r.cutAt(func() error { return r.Run(t.Context()) })
+	run := filepath.Join(r.dir, "run-1")
+	for _, name := range []string{"run-1.damaged", "run-1 copy", "run-2-copied"} {
+		if err := os.CopyFS(filepath.Join(r.dir, name), os.DirFS(run)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, text := range map[string]string{"run-1.damaged/journal.jsonl": "no record\n", "run-3": "notes\n"} {
+		if err := os.WriteFile(filepath.Join(r.dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cut, err := Unfinished(r.dir); err != nil || cut == nil || cut.Dir != run {
+		t.Errorf("%+v, %v", cut, err)
+	}
+	file := filepath.Join(r.dir, "run-3")
+	if cut, err := Unfinished(file); cut != nil || err == nil || !strings.Contains(err.Error(), file+" is no folder") {
+		t.Errorf("%+v, %v", cut, err)
+	}
+}
+
 func TestARunKilledAfterWritesWereOpenedGoesOnFromThere(t *testing.T) {
 	for name, killedIn := range map[string]string{"while opening": "open", "later": "d"} {
 		t.Run(name, func(t *testing.T) {
