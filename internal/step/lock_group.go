@@ -52,6 +52,9 @@ func (lockGroup) Do(ctx context.Context, e *Env) error {
 	if err := e.takeLock(ctx); err != nil {
 		return err
 	}
+	if err := e.findBaks(ctx); err != nil {
+		return err
+	}
 	return e.record(ctx)
 }
 

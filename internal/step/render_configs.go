@@ -87,8 +87,35 @@ func (renderConfigs) Undo(ctx context.Context, e *Env) error {
 				return err
 			}
 		}
+		if had, known := e.State.Baks[n.Host]; known && !had { // a run killed in updateConfig has left it
+			if err := removeIfThere(ctx, n, n.ConfPath+".bak"); err != nil {
+				return err
+			}
+		}
 		return removeIfThere(ctx, n, backupPath(n.Member, e.State.Run))
 	})
+}
+
+// findBaks notes where a broker has rewritten its broker.conf before this run made it do so.
+func (e *Env) findBaks(ctx context.Context) error {
+	if e.State.Baks != nil {
+		return nil
+	}
+	baks := map[string]bool{}
+	err := e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		_, err := n.Remote.Stat(ctx, n.ConfPath+".bak")
+		if err != nil && !isNotExist(err) {
+			return err
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		baks[n.Host] = err == nil
+		return nil
+	})
+	if err == nil {
+		e.State.Baks = baks
+	}
+	return err
 }
 
 // setFoundAside keeps a broker.conf that was prepared by hand under another name and makes the host's file

@@ -13,6 +13,9 @@ type State struct {
 	Run     string    `json:"run"`
 	Started time.Time `json:"started"`
 
+	// Baks tells, by host, whether a broker.conf.bak was there before the run; nil where that is not known.
+	Baks map[string]bool `json:"baks,omitempty"`
+
 	// Samples are old messages taken from the master's commit log, Tracers mqlift's own ones.
 	Samples []probe.MessageKey `json:"samples,omitempty"`
 	Tracers []probe.MessageKey `json:"tracers,omitempty"`
