@@ -31,6 +31,12 @@ type Lock struct {
 // Path is the lock file of a group below mqlift's folder on a host.
 func Path(workDir, group string) string { return path.Join(workDir, group+".lock") }
 
+// SameHolder tells whether two locks are of one process. A run alone does not tell: who goes back from it on
+// another machine takes its lock over under its name.
+func (l Lock) SameHolder(o Lock) bool {
+	return l.Run == o.Run && l.From == o.From && l.Dir == o.Dir && l.Process == o.Process
+}
+
 // Encode is the content of the lock file.
 func (l Lock) Encode() ([]byte, error) {
 	data, err := json.Marshal(l)

@@ -10,6 +10,9 @@ import (
 	"mqlift/internal/step"
 )
 
+// madeAnew is the text of the first record of a journal that Rebuild made.
+const madeAnew = "made anew from what the run kept on the hosts"
+
 // Rebuild makes a journal in dir, the folder of a run that this machine has no journal of, from what that
 // run kept on the hosts. How far it got is not known, only whether it may have opened writes: every step
 // up to there counts as begun, and the undoing of each looks at what is there to be undone.
@@ -23,7 +26,7 @@ func Rebuild(dir string, p *plan.Plan, state *step.State) (_ *Cut, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	if err := j.Append(RunBegin, "", "", "made anew from what the run kept on the hosts", state); err != nil {
+	if err := j.Append(RunBegin, "", "", madeAnew, state); err != nil {
 		return nil, err
 	}
 	for _, stage := range p.Stages {

@@ -25,6 +25,8 @@ type Cut struct {
 	begun []begun // and not undone since
 	// unlocking tells that the last step begun was the one that takes the lock away.
 	unlocking bool
+	// anew tells that its journal was made from what the hosts keep, which therefore knows better.
+	anew bool
 	// torn tells that the journal's last record stands there in part.
 	torn bool
 }
@@ -74,7 +76,7 @@ func cutOf(dir string) (*Cut, error) {
 	if len(records) > 0 && records[0].Run != filepath.Base(dir) {
 		return nil, nil // a copy of another's folder
 	}
-	c := &Cut{Dir: dir}
+	c := &Cut{Dir: dir, anew: len(records) > 0 && records[0].Text == madeAnew}
 	if c.State, err = LastState(records); err != nil {
 		return nil, fmt.Errorf("%s: %w; take the run up with the mqlift that began it", dir, err)
 	}
@@ -176,6 +178,11 @@ func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
 	}
 	if len(c.begun) > 1 { // killed in the first step, which takes the lock, it may be there or not
 		if err := w.Env.StillLocked(ctx); err != nil {
+			return err
+		}
+	}
+	if c.anew { // the run may have lived when its record was read, and until its lock was taken over
+		if err := w.Env.NotOpened(ctx); err != nil {
 			return err
 		}
 	}

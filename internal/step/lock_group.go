@@ -58,12 +58,27 @@ func (lockGroup) Do(ctx context.Context, e *Env) error {
 	return e.record(ctx)
 }
 
+// ownLock is what the lock says while this process holds it, but for since when.
+func (e *Env) ownLock() grouplock.Lock {
+	return grouplock.Lock{
+		Group: e.Plan.Group, Run: e.State.Run, Operator: e.Options.Operator, From: e.Options.From,
+		Process: grouplock.Self(), Dir: e.Options.Dir,
+	}
+}
+
+// inherits tells whether a lock is this process's, or one of an earlier process of this run that has ended or
+// worked on the journal which this one holds. Any other process of the run, on another machine, may live.
+func (e *Env) inherits(h *grouplock.Held) bool {
+	mine := e.ownLock()
+	return h.SameHolder(mine) ||
+		h.Run == mine.Run && (h.Life == grouplock.Dead || h.From == mine.From && h.Dir == mine.Dir && !h.Process.Near())
+}
+
 // takeLock takes the lock on every host.
 func (e *Env) takeLock(ctx context.Context) error {
-	content, err := grouplock.Lock{
-		Group: e.Plan.Group, Run: e.State.Run, Operator: e.Options.Operator, From: e.Options.From,
-		Since: time.Now().UTC().Truncate(time.Second), Process: grouplock.Self(), Dir: e.Options.Dir,
-	}.Encode()
+	mine := e.ownLock()
+	mine.Since = time.Now().UTC().Truncate(time.Second)
+	content, err := mine.Encode()
 	if err != nil {
 		return err
 	}
@@ -89,7 +104,7 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 			return fmt.Errorf("%s: locking: %w", n.Host, err)
 		}
 		if a.Done {
-			if before != nil && before.Run != e.State.Run {
+			if before != nil && !e.inherits(before) {
 				e.action(n.Host, "lock taken over: %s", before.Holder())
 			}
 			return nil
@@ -102,10 +117,13 @@ func (e *Env) lockHost(ctx context.Context, n *Node, content []byte) error {
 		if before, err = grouplock.Read(n.Host, take.Path, a.Held, a.Quiet); err != nil {
 			return err
 		}
-		if before.Run != e.State.Run && !before.Breakable(e.Options.BreakLock) {
+		if e.inherits(before) {
+			continue
+		}
+		if before.Life == grouplock.Alive || before.Run != e.State.Run && !before.Breakable(e.Options.BreakLock) {
 			return &grouplock.Error{Held: before, Named: e.Options.BreakLock}
 		}
-		if before.Life == grouplock.Silent && before.Run != e.State.Run {
+		if before.Life == grouplock.Silent {
 			take.Quiet = grouplock.SilentAfter // it may wake up between the look and the taking
 		}
 	}
@@ -127,7 +145,7 @@ func (lockGroup) Undo(ctx context.Context, e *Env) error {
 	var errs []error
 	for _, n := range e.Nodes {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
-		if err == nil && l != nil && l.Run == e.State.Run {
+		if err == nil && l != nil && e.inherits(l) {
 			_, err = n.Agent.Lock(ctx, agent.LockRequest{Action: agent.LockRelease, Path: l.Path, Expect: l.Raw})
 		}
 		if err != nil {

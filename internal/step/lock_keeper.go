@@ -11,8 +11,8 @@ import (
 	"mqlift/internal/grouplock"
 )
 
-// LostLockError is that another run has taken this one's lock over: it is that one's group now, and
-// nothing more may be touched, not even to undo.
+// LostLockError is that another process has taken this one's lock over, with a run of its own or to go back
+// from this one: it is that one's group now, and nothing more may be touched, not even to undo.
 type LostLockError struct{ By *grouplock.Held }
 
 func (e *LostLockError) Error() string {
@@ -165,8 +165,8 @@ func (k *LockKeeper) beatOn(ctx context.Context, p lockPlace, content []byte) er
 		return nil // released just now, by whoever took it: the next beat tries again
 	}
 	by, err := grouplock.Read(p.host, p.path, a.Held, a.Quiet)
-	if err != nil || by.Run == k.e.State.Run {
-		return nil //nolint:nilerr // not another run's
+	if err != nil || by.SameHolder(k.e.ownLock()) {
+		return nil //nolint:nilerr // this process is just taking it anew
 	}
 	return &LostLockError{by}
 }
@@ -186,7 +186,7 @@ func (e *Env) LockLost(ctx context.Context) error {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
 		switch {
 		case err != nil || l == nil: // the step itself will meet the trouble
-		case l.Run != e.State.Run:
+		case !l.SameHolder(e.ownLock()):
 			return &LostLockError{l}
 		default:
 			e.lock.isSeen(content)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/remote"
@@ -48,6 +49,18 @@ func (e *Env) record(ctx context.Context) error {
 	}
 	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
 		return n.Remote.WriteFile(ctx, RecordPath(n.WorkDir, e.Plan.Group), data, 0o600)
+	})
+}
+
+// NotOpened checks that no host's record of this run says that writes were about to be opened.
+func (e *Env) NotOpened(ctx context.Context) error {
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		r, err := ReadRecord(ctx, n.Remote, n.WorkDir, e.Plan.Group)
+		if err != nil || r == nil || r.State.Run != e.State.Run || !r.State.Opening() {
+			return err
+		}
+		return fmt.Errorf("run %s opens writes since %s, as it says in %s: it went on after it was looked at, and nothing was undone; move %s away, and run `mqlift rollback` again",
+			e.State.Run, r.State.OpeningAt.Format(time.RFC3339), RecordPath(n.WorkDir, e.Plan.Group), e.Options.Dir)
 	})
 }
 
