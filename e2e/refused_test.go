@@ -41,6 +41,7 @@ func TestRefusedAndNothingChanged(t *testing.T) {
 		"a slave that does not follow":             slaveBehind,
 		"a store that no peer can take over":       strangeStore,
 		"a broker.conf that was changed meanwhile": stalePlan,
+		"a broker.conf changed before yes is said": changedBeforeYes,
 		"a lock of another run":                    lockedByOther,
 		"a plan that is not confirmed":             declined,
 	} {
@@ -300,6 +301,36 @@ func stalePlan(t *testing.T, b *bench) {
 	b.unchanged(t, func() {
 		b.run(t, call{}, "apply", "--yes", file).wants(t, 7, "host-b", b.conf("host-b"), "mqlift plan")
 	})
+}
+
+// While one operator reads the plan, another one may do anything, a whole upgrade included.
+func changedBeforeYes(t *testing.T, b *bench) {
+	answer, say, err := os.Pipe()
+	must(t, err)
+	defer answer.Close()
+	defer say.Close()
+	var said screen
+	cmd := b.command(call{}, "apply")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = answer, &said, &said
+	must(t, cmd.Start())
+	defer cmd.Process.Kill()
+	eventually(t, time.Minute, "the question", func(context.Context) error {
+		if !strings.Contains(said.String(), "Type yes") {
+			return errors.New(said.String())
+		}
+		return nil
+	})
+	defer appendTo(t, b.conf("host-b"), "# looked at by the night shift")()
+	b.unchanged(t, func() {
+		fmt.Fprintln(say, "yes")
+		cmd.Wait() // its exit code is what counts
+		for _, h := range b.Hosts() {
+			os.Remove(filepath.Dir(b.lockFile(h.Name))) // made for the lock, and empty
+		}
+	})
+	if code := cmd.ProcessState.ExitCode(); code != 7 || !strings.Contains(said.String(), b.conf("host-b")+" was changed") || !strings.Contains(said.String(), "nothing was changed") {
+		t.Errorf("exit code %d:\n%s", code, said.String())
+	}
 }
 
 func lockedByOther(t *testing.T, b *bench) {

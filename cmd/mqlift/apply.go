@@ -38,6 +38,8 @@ type applyOptions struct {
 	Report     string
 
 	stopping *interrupts
+	// unchanged is the new run's, and not of one that is taken up.
+	unchanged func(context.Context) error
 }
 
 func newApplyCommand(stopping *interrupts) *cobra.Command {
@@ -177,6 +179,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return err
 	}
 	state := &step.State{Run: id, Started: time.Now()}
+	o.unchanged = func(ctx context.Context) error { return s.fits(ctx, p) }
 	return o.walk(ctx, s, p, state, store, console, (*run.Walk).Run)
 }
 
@@ -233,6 +236,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	if err != nil {
 		return err
 	}
+	env.Unchanged = o.unchanged
 	env.Save = func() error { return journal.Append(run.StateSaved, "", "", "", state) }
 	w := &run.Walk{Playbook: s.playbook, Env: env, Journal: journal}
 	ctx, cancel := context.WithCancelCause(ctx)

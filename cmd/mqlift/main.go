@@ -103,14 +103,14 @@ func exitCode(err error, stopped bool) int {
 		return exitStopped
 	case errors.As(err, &locked), errors.As(err, &busy):
 		return exitLocked
+	case errors.As(err, &stale):
+		return exitStale
 	case errors.As(err, &failed):
 		return exitUndone
 	case errors.As(err, &declined):
 		return exitRefused
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &stale):
-		return exitStale
 	case errors.As(err, &refused):
 		return exitRefused
 	case errors.As(err, &found):

@@ -162,6 +162,20 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 	})
 }
 
+// fits checks that a plan is the one that would be made now: otherwise the error is a *plan.StaleError, or
+// that the hosts could not be asked.
+func (s *session) fits(ctx context.Context, p *plan.Plan) error {
+	facts, err := s.observe(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := s.plan(facts)
+	if err != nil {
+		return &plan.StaleError{Plan: p, Err: err}
+	}
+	return plan.CheckFresh(p, now)
+}
+
 // env puts together what steps work with.
 func (s *session) env(p *plan.Plan, state *step.State, emit event.Sink, o step.Options) (*step.Env, error) {
 	e := &step.Env{Plan: p, Client: s.client, NameServers: s.nameServers, State: state, Emit: emit, Options: o, Save: func() error { return nil }}

@@ -255,9 +255,16 @@ func fingerprint(in Input, p *Plan) (string, error) {
 // StaleError tells that the cluster has moved away from a saved plan.
 type StaleError struct {
 	Plan, Now *Plan
+	// Err is why no plan can be made now; Now is nil then.
+	Err error
 }
 
+func (e *StaleError) Unwrap() error { return e.Err }
+
 func (e *StaleError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("the plan of %s (%s) does not fit any more: %v", e.Plan.Created.Format(time.RFC3339), e.Plan.Fingerprint, e.Err)
+	}
 	var moved []string
 	for i, m := range e.Plan.Members {
 		if i >= len(e.Now.Members) {

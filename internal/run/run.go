@@ -11,6 +11,7 @@ import (
 
 	"mqlift/internal/event"
 	"mqlift/internal/grouplock"
+	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/remote"
 	"mqlift/internal/step"
@@ -55,11 +56,12 @@ type Failure struct {
 func (f *Failure) Error() string {
 	s := fmt.Sprintf("%s / %s: %v", f.Stage, f.Step, f.Err)
 	var locked *grouplock.Error
+	var stale *plan.StaleError
 	var lost *step.LostLockError
 	switch {
 	case errors.As(f.Err, &lost):
 		s += "\nit is that run's group now: nothing was undone, and this run ends here"
-	case f.Undone && errors.As(f.Err, &locked):
+	case f.Undone && (errors.As(f.Err, &locked) || errors.As(f.Err, &stale)):
 		s += "\nnothing was changed"
 	case f.Back && f.Past:
 		s += "\nthe new group is stopped, and its messages are kept on this machine: `mqlift rollback --replay` again goes on from there; the old master is closed to clients until then"

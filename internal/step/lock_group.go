@@ -31,7 +31,7 @@ func (lockGroup) UndoText() string { return "remove the lock and the record" }
 func (lockGroup) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Members {
-		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("write %s, and %s with this plan, for the way back", LockPath(m, p.Group), RecordPath(m.WorkDir, p.Group))})
+		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("write %s, and %s with this plan, for the way back; see that the group is still what the plan was made for", LockPath(m, p.Group), RecordPath(m.WorkDir, p.Group))})
 	}
 	return l
 }
@@ -51,6 +51,11 @@ func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) { retur
 func (lockGroup) Do(ctx context.Context, e *Env) error {
 	if err := e.takeLock(ctx); err != nil {
 		return err
+	}
+	if e.Unchanged != nil {
+		if err := e.Unchanged(ctx); err != nil {
+			return err
+		}
 	}
 	if err := e.findBaks(ctx); err != nil {
 		return err

@@ -62,6 +62,10 @@ type Env struct {
 
 	// Reconnect mends connections that were lost, before anything is undone; nil does nothing.
 	Reconnect func(context.Context) error
+	// Unchanged checks, once the lock is held, that the group is still what the plan was made for; nil does
+	// not. Between a plan and its lock lies as long as an operator takes to say yes, in which another one's
+	// run may have begun and ended.
+	Unchanged func(context.Context) error
 	// Save journals the state in the middle of a step, for what a later run must know even when this
 	// one is killed the next moment.
 	Save func() error
