@@ -13,12 +13,12 @@ demo: tools build
 	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
 
 # Unit, command line, and end-to-end tests on real brokers, these a package alone, so that go shows its
-# lines as they come; then every fuzz target for a few seconds; last the network lab, which needs root and
+# lines as they come, two labs side by side; then every fuzz target for a few seconds; last the network lab, which needs root and
 # says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
-	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e
+	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 40m -parallel 2 -v ./e2e
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/faults
 	$(MAKE) --no-print-directory fuzz FUZZTIME=5s
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 15m -v ./e2e/netlab

@@ -85,6 +85,7 @@ func (b *bench) awaitPeer(t *testing.T, host string) {
 // have wrong, and mqlift goes on from there to the end; when it is taken back, the operator's files are
 // as they were.
 func TestGoesOnFromWhatWasBegunByHand(t *testing.T) {
+	t.Parallel()
 	b := newBenchIn(t, lab.Options{OwnAddresses: true})
 	files := b.prepareByHand(t)
 	b.send(t, "late", 50, 100) // what the copy has not got
@@ -194,6 +195,7 @@ func TestGoesOnFromWhatWasBegunByHand(t *testing.T) {
 // Peers that were started by hand beside the old master and have taken messages are two histories: that is
 // refused with who holds what. Brought back as it is said, the group is upgraded.
 func TestPeersWithMessagesBesideTheOldMaster(t *testing.T) {
+	t.Parallel()
 	b := newBenchIn(t, lab.Options{OwnAddresses: true})
 	originals := byHand{}
 	for _, host := range []string{"host-a", "host-b"} {

@@ -20,6 +20,7 @@ import (
 // whatever way it did, the first byte that differs is named, it gets the master's bytes, its consume
 // queues and index are built from them, and the upgrade goes on.
 func TestADivergedSlaveIsRealigned(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	root := filepath.Join(b.host("host-b").InstallDir, "store")
 	b.run(t, call{}, "store", "compare").wants(t, 0, "The logs are equal up to", "config/*.json mean the same", "Nothing is wrong")

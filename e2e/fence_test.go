@@ -38,6 +38,7 @@ const (
 // back, transactions that are neither committed nor rolled back, and what a consumer group has still
 // before it.
 func TestNothingUnderWayIsLost(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	master := b.broker("host-a")
 	for _, name := range []string{late, paid} {

@@ -18,6 +18,7 @@ import (
 
 // One operator at a time, wherever the others sit and whatever became of the first one.
 func TestOneOperatorAtATime(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	before := b.old(t)
 	bastion2 := filepath.Join(b.dir, "bastion-2")

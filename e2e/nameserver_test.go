@@ -10,6 +10,7 @@ import (
 
 // One name server that hangs, or is gone, is said and survived.
 func TestOneNameServerFrozen(t *testing.T) {
+	t.Parallel()
 	for name, signal := range map[string]syscall.Signal{"frozen": syscall.SIGSTOP, "killed": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)

@@ -28,6 +28,7 @@ import (
 // Whatever is refused is refused before anything is touched, and said with where it is and what to do
 // about it.
 func TestRefusedAndNothingChanged(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for name, refuse := range map[string]func(*testing.T, *bench){
 		"a topology with ten mistakes":             tenMistakes,

@@ -19,6 +19,7 @@ import (
 // paid: every message that the new group has acknowledged is on the old master and its slave, once and in
 // order, also when the replay is killed in the middle of sending.
 func TestReplayedAfterOpen(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	before := b.old(t)
 	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0)

@@ -13,6 +13,7 @@ import (
 // An apply that is killed is gone on with by the next one, from what is true on the hosts. Each of
 // these is killed in the run that goes on with the one before; the last one gets through.
 func TestKilledAndResumed(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	begun := func(name string) func(*testing.T, *applying) {
 		return func(t *testing.T, a *applying) {

@@ -20,6 +20,7 @@ import (
 // A run that was killed anywhere before writes were opened is taken back by `rollback`, from its journal
 // or, where that is lost, from what it left on the hosts: the old group is exactly what it was.
 func TestRolledBackBeforeOpen(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.run(t, call{}, "rollback").wants(t, 0, "There is nothing to go back from")
 	before, files, log := b.old(t), b.oldFiles(t), b.logs(t)

@@ -15,6 +15,7 @@ import (
 // The commands that only look leave nothing behind on any host, and a dry run names every step of the
 // order of work and every host.
 func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.unchanged(t, func() {
 		order, err := playbook.Load("dledger", step.Requirements())

@@ -15,6 +15,7 @@ import (
 // Ctrl-C before writes are opened takes everything back, wherever it comes, and so does the loss of the
 // terminal. The next apply begins anew and succeeds.
 func TestUndoneOnCtrlC(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	before := b.old(t)
 	for name, stop := range map[string]func(*testing.T, *applying){
