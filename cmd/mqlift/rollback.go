@@ -22,6 +22,7 @@ import (
 	"mqlift/internal/replay"
 	"mqlift/internal/run"
 	"mqlift/internal/step"
+	"mqlift/internal/view"
 )
 
 type rollbackOptions struct {
@@ -133,14 +134,31 @@ birth. Added: property ` + replay.PropertyOrigin + ` (run/queue/offset in the ne
 Not kept:
 - message id by address and offset, time of storage, born host and store host, queue offsets where anything
   else comes in between;
+- order against what a producer that holds to the old master's address sends there before all is sent again;
 - delayed messages that are not due yet wait for their whole level again; those from before the upgrade that
   the new group has delivered may be delivered once more by the old master;
 - half transactions that are not ended: their producers have to send again;
 - mqlift's own messages, and those that brokers write about themselves.
-Consumers go on where they were; none skips a message, and some may get a few twice.
+Consumers go on where they were; none skips a message. Where others stand between, they get those after it
+twice, and the old master stays closed for a minute, so that they forget their own positions.
 Sends are refused from the fence until the old master is open again, reads from the stop of the new group on.
 The new group's stores are renamed and stay.
 `
+
+// What a replay is reckoned with before it has shown its own rate: messages a second that are read, sent
+// or looked up, the least of the three on brokers at the other end of a room, and how long it takes to stop
+// one group and start the other.
+const (
+	reckonedRate    = 500
+	reckonedRestart = 40 * time.Second
+)
+
+// estimate says how long a replay is going to take.
+func estimate(messages int64) string {
+	each := time.Duration(messages) * time.Second / reckonedRate // for each of reading, sending, looking up
+	return fmt.Sprintf("%d messages take about %s, %s of it with sends refused, at %d a second for each of reading, sending and looking up;\nprogress tells the time left at the rate that there is.",
+		messages, view.Duration(reckonedRestart+3*each), view.Duration(reckonedRestart+each), reckonedRate)
+}
 
 // replay goes back from an opened group: what was written since is sent to the old one again.
 func (o *rollbackOptions) replay(ctx context.Context, s *session, p *plan.Plan, cut *run.Cut, k dialogue) error {
@@ -149,7 +167,11 @@ func (o *rollbackOptions) replay(ctx context.Context, s *session, p *plan.Plan, 
 		return err
 	}
 	if cut.State.Replay == nil {
-		fmt.Fprintf(k.out, "Going back from run %s %s.\n%s", cut.State.Run, s.cost(ctx, p, cut.State), notKept)
+		w, werr := s.written(ctx, p, cut.State)
+		fmt.Fprintf(k.out, "Going back from run %s %s.\n%s", cut.State.Run, costOf(w, werr, cut.State), notKept)
+		if werr == nil {
+			fmt.Fprintln(k.out, estimate(w.Messages))
+		}
 		if !o.Yes {
 			if err := ask(ctx, k.in, k.out, fmt.Sprintf("Go back to the old group of %s and send these messages again? Type yes: ", p.Group)); err != nil {
 				return err
@@ -188,12 +210,21 @@ func (o *rollbackOptions) replay(ctx context.Context, s *session, p *plan.Plan, 
 
 // cost says what going back from an opened group costs now.
 func (s *session) cost(ctx context.Context, p *plan.Plan, state *step.State) string {
-	since := state.OpeningAt.Format(time.RFC3339)
+	w, err := s.written(ctx, p, state)
+	return costOf(w, err, state)
+}
+
+// written counts what an opened group has taken since.
+func (s *session) written(ctx context.Context, p *plan.Plan, state *step.State) (step.Written, error) {
 	e, err := s.env(p, state, func(event.Event) {}, step.Options{})
-	var w step.Written
-	if err == nil {
-		w, err = e.Written(ctx)
+	if err != nil {
+		return step.Written{}, err
 	}
+	return e.Written(ctx)
+}
+
+func costOf(w step.Written, err error, state *step.State) string {
+	since := state.OpeningAt.Format(time.RFC3339)
 	if err != nil {
 		return fmt.Sprintf("costs every message written since %s; how many cannot be told: %v", since, err)
 	}

@@ -18,7 +18,7 @@ const (
 	UndoFail   Kind = "undo-fail"
 	Note       Kind = "note"     // something worth knowing, at Host or in general
 	Action     Kind = "action"   // a change that was made (or, in a dry run, would be) at Host
-	Progress   Kind = "progress" // Done of Total bytes of Text
+	Progress   Kind = "progress" // Done of Total bytes, or Unit, of Text
 )
 
 // Event is one thing that happened. Fields that do not apply are empty.
@@ -29,8 +29,10 @@ type Event struct {
 	Step  string        `json:"step,omitempty"`
 	Host  string        `json:"host,omitempty"`
 	Text  string        `json:"text,omitempty"`
-	Done  int64         `json:"done,omitempty"`  // bytes
-	Total int64         `json:"total,omitempty"` // bytes
+	Done  int64         `json:"done,omitempty"`   // bytes, or Unit
+	Total int64         `json:"total,omitempty"`  // bytes, or Unit
+	Unit  string        `json:"unit,omitempty"`   // what is counted, such as messages; bytes when empty
+	Left  time.Duration `json:"leftNs,omitempty"` // how long it takes still, at the rate so far; 0: not known
 	Took  time.Duration `json:"tookNs,omitempty"`
 }
 

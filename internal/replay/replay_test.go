@@ -40,9 +40,16 @@ func (q *queueOf) Pull(_ context.Context, _ string, _ int, offset int64, _ int) 
 	return r, nil
 }
 
+// counter counts what Take says of itself.
+type counter struct{ known, added int }
+
+func (c *counter) Known(n int) { c.known += n }
+func (c *counter) Add(n int)   { c.added += n }
+
 // A reading that is cut short, even in the middle of a write, is gone on with: each message is in the file
 // once, in its order.
 func TestATakingIsGoneOnWithAfterATornWrite(t *testing.T) {
+	var c counter
 	s, err := OpenSpool(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +59,7 @@ func TestATakingIsGoneOnWithAfterATornWrite(t *testing.T) {
 		all = append(all, stored(3, i, map[string]string{message.PropertyKeys: fmt.Sprint("k", i)}))
 	}
 	q := Queue{"%RETRY%billing/eu", 3}
-	if _, err := s.Take(t.Context(), &queueOf{all, 11}, q, 5, 20); err == nil {
+	if _, err := s.Take(t.Context(), &queueOf{all, 11}, q, 5, 20, &c); err == nil {
 		t.Fatal("a broker that does not answer is passed over")
 	}
 	info, err := os.Stat(s.file(q))
@@ -65,11 +72,15 @@ func TestATakingIsGoneOnWithAfterATornWrite(t *testing.T) {
 	if err := os.Truncate(s.file(q), info.Size()-7); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Take(t.Context(), &queueOf{all, 0}, q, 5, 18); err != nil {
+	if _, err := s.Take(t.Context(), &queueOf{all, 0}, q, 5, 18, &c); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Take(t.Context(), &queueOf{all, 0}, q, 5, 20); err != nil || n != 2 {
+	if n, err := s.Take(t.Context(), &queueOf{all, 0}, q, 5, 20, &c); err != nil || n != 2 {
 		t.Errorf("%d added, %v; want the two that came since", n, err)
+	}
+	// 5 to 10, the last of which was torn; 10 to 17; 18 and 19.
+	if c.added != 6+8+2 || c.known != 5+13 {
+		t.Errorf("counted are %+v", c)
 	}
 	var got []int64
 	_, _, err = s.Each(q, func(m message.Message) error {

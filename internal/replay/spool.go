@@ -111,13 +111,20 @@ type Source interface {
 	Pull(ctx context.Context, topic string, queueID int, offset int64, limit int) (rocketmq.PullResult, error)
 }
 
+// Counter follows how many messages are through: Known ones were when a call began, Add are new.
+type Counter interface {
+	Known(n int)
+	Add(n int)
+}
+
 // Take brings a queue's file up to the queue offset to, from the offset from on or from where an earlier
 // call got, and syncs it. It returns how many messages it added.
-func (s *Spool) Take(ctx context.Context, b Source, q Queue, from, to int64) (added int, err error) {
-	_, whole, err := s.Each(q, func(m message.Message) error {
+func (s *Spool) Take(ctx context.Context, b Source, q Queue, from, to int64, c Counter) (added int, err error) {
+	had, whole, err := s.Each(q, func(m message.Message) error {
 		from = m.QueueOffset + 1
 		return nil
 	})
+	c.Known(had)
 	if err != nil || from >= to {
 		return 0, err
 	}
@@ -133,6 +140,7 @@ func (s *Spool) Take(ctx context.Context, b Source, q Queue, from, to int64) (ad
 		return 0, err
 	}
 	for from < to {
+		before := added
 		r, err := b.Pull(ctx, q.Topic, q.ID, from, 32)
 		if err != nil {
 			return added, fmt.Errorf("reading queue %d of %s from offset %d: %w", q.ID, q.Topic, from, err)
@@ -156,6 +164,7 @@ func (s *Spool) Take(ctx context.Context, b Source, q Queue, from, to int64) (ad
 		if _, err := f.Write(buf); err != nil {
 			return added, err
 		}
+		c.Add(added - before)
 	}
 	return added, f.Sync()
 }

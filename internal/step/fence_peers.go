@@ -49,7 +49,7 @@ func (fencePeers) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	e.State.Replay.FencedAt = time.Now()
-	e.note("", "sends are refused by all peers")
+	e.note("", "sends are refused by all peers; giving the way back up is free until they are stopped")
 	return nil
 }
 

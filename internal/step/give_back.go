@@ -68,42 +68,87 @@ func (e *Env) openOldMaster(ctx context.Context) error {
 	return e.updateConfig(ctx, e.Master(), map[string]string{propPermission: open[propPermission]}, e.Master().OldConf)
 }
 
+// forgotten is how long after the old master was registered, closed to reads, a consumer goes on only where
+// the broker says: clients look at routes every 30 s, and give up queues that nobody may read within 20 s
+// (ClientConfig.pollNameServerInterval, RebalanceService.waitInterval, 4.5.2; client-go v2 the same). Until
+// then one goes on at the number that it had reached in the new group.
+const forgotten = 60 * time.Second
+
+// offset is where a consumer group is to go on in a queue of the old master.
+type offset struct {
+	group, topic string
+	queue        int
+	to           int64
+}
+
 // offsetsBack brings each consumer group's offsets to the old master, so that no group has a message
-// skipped that it has not had. Messages stand at the same distance from where they stood in the new group
-// as long as nobody else wrote to the queue between; beyond that a group gets them once more.
+// skipped that it has not had.
 func (e *Env) offsetsBack(ctx context.Context) error {
 	b := e.Master().broker(e)
 	now, err := b.ConsumerOffsets(ctx)
 	if err != nil {
 		return err
 	}
+	var set []offset
+	back := 0
 	for key, queues := range e.State.Replay.Offsets {
 		topic, group, ok := rocketmq.TopicAndGroup(key)
 		if !ok || e.own(topic) {
 			continue
 		}
-		for id, offset := range queues {
-			to := offset
-			if r := e.State.Replay.Queues[(replay.Queue{Topic: topic, ID: id}).String()]; r != nil && r.Sent > 0 {
-				to = r.back(offset)
-			}
+		for id, reached := range queues {
 			end, err := b.MaxOffset(ctx, topic, id)
 			if err != nil {
 				return err
 			}
-			if to = min(to, end); to <= now[key][id] {
+			to := reached
+			if r := e.State.Replay.Queues[(replay.Queue{Topic: topic, ID: id}).String()]; r != nil && r.Sent > 0 {
+				to = r.back(reached, e.endThen(topic, id))
+			}
+			to = min(to, end)
+			if to < reached {
+				back++
+			} else if to <= now[key][id] {
 				continue
 			}
-			if err := b.UpdateConsumerOffset(ctx, group, topic, id, to); err != nil {
-				return fmt.Errorf("bringing the offset of group %s for queue %d of %s back: %w", group, id, topic, err)
-			}
+			set = append(set, offset{group, topic, id, to})
+		}
+	}
+	if back > 0 {
+		if err := e.consumersForget(ctx, back); err != nil {
+			return err
+		}
+	}
+	for _, o := range set {
+		if err := b.UpdateConsumerOffset(ctx, o.group, o.topic, o.queue, o.to); err != nil {
+			return fmt.Errorf("bringing the offset of group %s for queue %d of %s back: %w", o.group, o.queue, o.topic, err)
 		}
 	}
 	return nil
 }
 
-// back is where a group that has had everything before offset in the new group goes on.
-func (r *Resent) back(offset int64) int64 {
+// consumersForget waits until consumers go on where the old master tells them to.
+func (e *Env) consumersForget(ctx context.Context, queues int) error {
+	left := time.Until(e.State.Replay.ShutAt.Add(forgotten))
+	if left <= 0 {
+		return nil
+	}
+	e.note(e.Master().Host, "in %d queue(s) of consumer groups messages stand elsewhere than in the new group, since the old master has taken others between: for %s more it stays closed, so that consumers ask where to go on, and skip none", queues, left.Round(time.Second))
+	select {
+	case <-time.After(left):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// back is where a group that has had everything before offset in the new group goes on; then is where the
+// queue ended when that was opened. Messages stand at the same distance from where they stood in the new
+// group as long as nobody else writes to the queue between; from there on a group gets them once more.
+func (r *Resent) back(offset, then int64) int64 {
+	if r.FirstAt > then { // others came first, which nobody has had
+		return min(offset, then)
+	}
 	if offset <= r.First {
 		return min(offset, r.FirstAt)
 	}

@@ -48,6 +48,7 @@ func (proveReplay) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	found := map[string]int{}
+	count := e.tally("", "found by key", int64(len(old)*e.State.Replay.Taken))
 	err = e.each(ctx, old, func(ctx context.Context, n *Node) error {
 		eg, gctx := errgroup.WithContext(ctx)
 		eg.SetLimit(8)
@@ -56,13 +57,18 @@ func (proveReplay) Do(ctx context.Context, e *Env) error {
 			eg.Go(func() error {
 				_, _, err := spool.Each(q, func(m message.Message) error {
 					r, unique := replay.Again(e.State.Run, m)
-					at, err := e.sentBefore(gctx, n.broker(e), r, unique)
+					at := int64(-1)
+					err := e.until(gctx, 30*time.Second, "an answer about a message", func(ctx context.Context) (err error) {
+						at, err = e.sentBefore(ctx, n.broker(e), r, unique)
+						return err
+					})
 					if err == nil && at < 0 {
 						err = fmt.Errorf("message %d of queue %d of %s is not found by its key %s after it was sent again; it is kept in %s", m.QueueOffset, q.ID, q.Topic, unique, e.Options.Dir)
 					}
 					if err != nil {
 						return err
 					}
+					count.Add(1)
 					mu.Lock()
 					found[n.Host]++
 					mu.Unlock()

@@ -28,6 +28,8 @@ type Replay struct {
 	StoppingAt time.Time `json:"stoppingAt,omitzero"`
 	// Aside are the new group's stores where they lie now, by host.
 	Aside map[string]string `json:"aside,omitempty"`
+	// ShutAt is when the old master was up again, closed to clients.
+	ShutAt time.Time `json:"shutAt,omitzero"`
 	// SendingAt is set before the first message is sent: from then on any may have been.
 	SendingAt time.Time `json:"sendingAt,omitzero"`
 	// Queues is how far each queue has got, by topic/queue.

@@ -8,9 +8,10 @@ import (
 // A group's offset never goes past a message that it has not had: where something else was stored between
 // the messages sent again, the group gets those after it once more.
 func TestOffsetsGoBackToWhereTheirGroupWas(t *testing.T) {
-	even, moved, shifted := &Resent{}, &Resent{}, &Resent{}
+	even, moved, shifted, behind := &Resent{}, &Resent{}, &Resent{}, &Resent{}
 	for i := range int64(10) {
 		even.sent(100+i, 100+i)
+		behind.sent(100+i, 102+i) // a producer with the old master's address came first
 		shifted.sent(100+i, 97+i) // the new group had written three by itself before it was opened
 		at := 100 + i
 		if i >= 6 {
@@ -32,8 +33,10 @@ func TestOffsetsGoBackToWhereTheirGroupWas(t *testing.T) {
 		{"after it", moved, 109, 106},
 		{"old ones, shifted", shifted, 98, 97},
 		{"had some, shifted", shifted, 104, 101},
+		{"had some, others before them", behind, 104, 100},
+		{"had some of the old ones, others behind those", behind, 98, 98},
 	} {
-		if got := c.r.back(c.offset); got != c.want {
+		if got := c.r.back(c.offset, 100); got != c.want {
 			t.Errorf("%s: %d goes back to %d, want %d", c.name, c.offset, got, c.want)
 		}
 	}

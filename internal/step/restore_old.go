@@ -117,6 +117,9 @@ func (restoreOld) Do(ctx context.Context, e *Env) error {
 	if err := e.each(ctx, old, e.startOld); err != nil {
 		return err
 	}
+	if r.ShutAt.IsZero() {
+		r.ShutAt = time.Now()
+	}
 	return e.newMetadata(ctx)
 }
 

@@ -60,12 +60,13 @@ func (sendAgain) Do(ctx context.Context, e *Env) error {
 	if r.Queues == nil {
 		r.Queues = map[string]*Resent{}
 	}
+	count := e.tally(e.Master().Host, "sent again", int64(r.Taken))
 	stop := e.saveEverySecond(ctx)
 	defer stop()
 	eg, gctx := errgroup.WithContext(ctx)
 	eg.SetLimit(8)
 	for _, q := range replay.Sorted(queues) {
-		eg.Go(func() error { return e.sendQueue(gctx, spool, q, resumed) })
+		eg.Go(func() error { return e.sendQueue(gctx, spool, q, resumed, count) })
 	}
 	if err := eg.Wait(); err != nil {
 		return err
@@ -109,7 +110,7 @@ func (e *Env) saveEverySecond(ctx context.Context) (stop func()) {
 
 // sendQueue sends one queue's messages from where it got. After a run that was killed the next ones may be
 // there already: they are looked up by key, until the first that is not.
-func (e *Env) sendQueue(ctx context.Context, spool *replay.Spool, q replay.Queue, resumed bool) error {
+func (e *Env) sendQueue(ctx context.Context, spool *replay.Spool, q replay.Queue, resumed bool, count *tally) error {
 	e.mu.Lock()
 	at := e.State.Replay.Queues[q.String()]
 	if at == nil {
@@ -118,6 +119,7 @@ func (e *Env) sendQueue(ctx context.Context, spool *replay.Spool, q replay.Queue
 	}
 	skip := at.Sent
 	e.mu.Unlock()
+	count.Known(skip)
 	look := resumed
 	b := e.Master().broker(e)
 	_, _, err := spool.Each(q, func(m message.Message) error {
@@ -140,6 +142,7 @@ func (e *Env) sendQueue(ctx context.Context, spool *replay.Spool, q replay.Queue
 				return fmt.Errorf("message %d of queue %d of %s: %w", m.QueueOffset, q.ID, q.Topic, err)
 			}
 		}
+		count.Add(1)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		at.sent(m.QueueOffset, offset)

@@ -71,6 +71,12 @@ func (e *Env) take(ctx context.Context, n *Node, delays rocketmq.DelayOffsets) (
 	if err != nil {
 		return 0, err
 	}
+	type part struct {
+		replay.Queue
+		from, end int64
+	}
+	var parts []part
+	total := int64(0)
 	for topic, queues := range ends {
 		if e.own(topic) || topic == scheduleTopic && delays == nil {
 			continue
@@ -80,24 +86,28 @@ func (e *Env) take(ctx context.Context, n *Node, delays rocketmq.DelayOffsets) (
 			if topic == scheduleTopic {
 				from = max(from, delays[id+1])
 			}
-			if from >= end {
-				continue
+			if from < end {
+				parts = append(parts, part{replay.Queue{Topic: topic, ID: id}, from, end})
+				total += end - from
 			}
-			if err := e.makeReadable(ctx, n, topics, topic, len(queues)); err != nil {
-				return added, err
-			}
-			first, err := n.broker(e).MinOffset(ctx, topic, id)
-			if err != nil {
-				return added, err
-			}
-			if first > from {
-				e.note(n.Host, "%d messages of queue %d of %s have expired since", first-from, id, topic)
-			}
-			got, err := spool.Take(ctx, n.broker(e), replay.Queue{Topic: topic, ID: id}, from, end)
-			added += got
-			if err != nil {
-				return added, fmt.Errorf("%s: %w", n.Host, err)
-			}
+		}
+	}
+	count := e.tally(n.Host, "read", total)
+	for _, p := range parts {
+		if err := e.makeReadable(ctx, n, topics, p.Topic, len(ends[p.Topic])); err != nil {
+			return added, err
+		}
+		first, err := n.broker(e).MinOffset(ctx, p.Topic, p.ID)
+		if err != nil {
+			return added, err
+		}
+		if first > p.from {
+			e.note(n.Host, "%d messages of queue %d of %s have expired since", first-p.from, p.ID, p.Topic)
+		}
+		got, err := spool.Take(ctx, n.broker(e), p.Queue, p.from, p.end, count)
+		added += got
+		if err != nil {
+			return added, fmt.Errorf("%s: %w", n.Host, err)
 		}
 	}
 	return added, spool.Sync()

@@ -86,9 +86,16 @@ func (v *Lines) progress(e event.Event) {
 		return
 	}
 	v.lastBeat = e.Time
-	text := fmt.Sprintf("    %s%s %s", hostPrefix(e.Host), e.Text, Bytes(e.Done))
+	amount := Bytes
+	if e.Unit != "" {
+		amount = func(n int64) string { return fmt.Sprintf("%d %s", n, e.Unit) }
+	}
+	text := fmt.Sprintf("    %s%s %s", hostPrefix(e.Host), e.Text, amount(e.Done))
 	if e.Total > 0 {
-		text += fmt.Sprintf(" of %s (%d %%)", Bytes(e.Total), min(100, 100*e.Done/e.Total))
+		text += fmt.Sprintf(" of %s (%d %%)", amount(e.Total), min(100, 100*e.Done/e.Total))
+	}
+	if e.Left > 0 {
+		text += ", about " + Duration(e.Left) + " left"
 	}
 	if v.Outage != nil {
 		if o := v.Outage(); o > 0 {
