@@ -51,7 +51,7 @@ func TestReplayedAfterOpen(t *testing.T) {
 	costs := fmt.Sprintf("costs %d messages", count+1)
 	b.run(t, call{}, "status").wants(t, 0, costs, "payments 1500", "delayed and not due yet 1")
 	b.run(t, call{}, "rollback").wants(t, 3, costs, "mqlift rollback --replay")
-	b.run(t, call{stdin: "no\n"}, "rollback", "--replay").wants(t, 3, "Not kept", "Type yes")
+	b.run(t, call{stdin: "no\n"}, "rollback", "--replay").wants(t, 3, "Not kept", fmt.Sprintf("%d messages take about ", count+1), "Type yes")
 	b.run(t, call{}, "verify", "--keys", oldKeys).wants(t, 0)
 
 	a := b.start(t, "rollback", "--replay", "--yes")

@@ -145,9 +145,9 @@ Sends are refused from the fence until the old master is open again, reads from 
 The new group's stores are renamed and stay.
 `
 
-// What a replay is reckoned with before it has shown its own rate: messages a second that are read, sent
-// or looked up, the least of the three on brokers at the other end of a room, and how long it takes to stop
-// one group and start the other.
+// What a replay is reckoned with before it has shown its own rate: messages a second that are read, sent or
+// looked up, which is careful (brokers on one machine do more), and how long it takes to stop one group and
+// to start the other.
 const (
 	reckonedRate    = 500
 	reckonedRestart = 40 * time.Second

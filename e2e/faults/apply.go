@@ -27,10 +27,14 @@ type applying struct {
 	before *applying     // the one before it in the same row
 }
 
-// start calls apply.
+// start calls apply, and, where a row goes back, after the first time rollback.
 func (t *trial) start() error {
 	a := &applying{done: make(chan struct{}), before: t.apply}
-	a.cmd = exec.Command(t.binary, "apply", "--yes", "--no-failover", "--keys", oldKeys, "-t", t.Topology(), "--state-dir", t.state)
+	args := []string{"apply", "--yes", "--no-failover", "--keys", oldKeys}
+	if t.back = t.row.replay && t.apply != nil; t.back {
+		args = []string{"rollback", "--replay", "--yes"}
+	}
+	a.cmd = exec.Command(t.binary, append(args, "-t", t.Topology(), "--state-dir", t.state)...)
 	a.cmd.Stdout, a.cmd.Stderr = &a.screen, &a.screen
 	a.cmd.WaitDelay = time.Second
 	t.journal = newJournal(filepath.Join(t.state, "runs", group), t.took)

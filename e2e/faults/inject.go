@@ -66,6 +66,17 @@ func await(kind run.RecordKind, step string) action {
 func sigkill(_ context.Context, t *trial) error   { return t.apply.signal(syscall.SIGKILL) }
 func interrupt(_ context.Context, t *trial) error { return t.apply.signal(os.Interrupt) }
 
+// again calls mqlift once more when it has ended, and waits for a record of a step.
+func again(kind run.RecordKind, step string) action {
+	return func(ctx context.Context, t *trial) error {
+		<-t.apply.done
+		if err := t.start(); err != nil {
+			return err
+		}
+		return t.await(ctx, kind, step)
+	}
+}
+
 // copying waits until some of the commit log has arrived on the new host, and not all.
 func copying(_ context.Context, t *trial) error {
 	file, err := incomingFile(empty)(t)

@@ -33,6 +33,9 @@ type row struct {
 	// first apply still runs.
 	mend func(context.Context, *trial) error
 
+	// replay tells that the operator goes back with `rollback --replay` instead of calling apply again.
+	replay bool
+
 	// says must be found in what the calls of apply print.
 	says string
 	// end is how the row must end; empty allows both good ones.
@@ -78,6 +81,7 @@ type trial struct {
 	traffic *traffic
 	state   string // state directory of mqlift
 	apply   *applying
+	back    bool // rollback --replay has been called
 	journal *journal
 	keep    map[string]string // what the old group must be again
 	taken   net.Listener      // holds a port
@@ -208,7 +212,7 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 			return fmt.Errorf("mending: %w", err)
 		}
 	}
-	for again := 0; res.Codes[len(res.Codes)-1] != 0 && !undone(res.Codes[len(res.Codes)-1]); again++ {
+	for again := 0; !t.through(res.Codes[len(res.Codes)-1]); again++ {
 		if again == 2 {
 			return fmt.Errorf("apply does not get through: exit codes %v", res.Codes)
 		}
@@ -229,7 +233,7 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 		return fmt.Errorf("apply does not say %q", t.row.says)
 	}
 	end, hosts := verified, []role{master, slave, empty}
-	if undone(res.Codes[len(res.Codes)-1]) {
+	if t.back || undone(res.Codes[len(res.Codes)-1]) {
 		end, hosts = back, hosts[:2]
 	}
 	if t.row.end != "" && t.row.end != end {
@@ -278,6 +282,14 @@ func (t *trial) plain(line string) string {
 	return strings.Join(strings.Fields(line), " ")
 }
 
+// through tells whether nothing is left to be called after a call that ended with a code.
+func (t *trial) through(code int) bool {
+	if t.row.replay {
+		return t.back && code == 0
+	}
+	return code == 0 || undone(code)
+}
+
 // undone tells the exit codes of an apply that left the old group serving as before.
 func undone(code int) bool { return code == 4 || code == 130 }
 
@@ -309,6 +321,9 @@ func (t *trial) decisive(codes []int) string {
 			}
 			if _, at, ok := strings.Cut(line, "was cut short at "); ok {
 				how := "undone, then applied"
+				if t.back {
+					how = "gone back from, with what was written"
+				}
 				if strings.Contains(out, "going on from there") {
 					how = "gone on with"
 				}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -23,7 +24,11 @@ func rows() ([]row, error) {
 			all = append(all, killed(s)...)
 		}
 	}
-	for _, l := range [][]row{killedElsewhere(), stopped(), connections(), links(), hosts(), disks(), bytesFlipped(), nameServersLost(), elections(), brokers()} {
+	goneBack, err := replays()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range [][]row{killedElsewhere(), goneBack, stopped(), connections(), links(), hosts(), disks(), bytesFlipped(), nameServersLost(), elections(), brokers()} {
 		all = append(all, l...)
 	}
 	return all, nil
@@ -47,6 +52,26 @@ func killedElsewhere() []row {
 		{name: "the disk with the journal is full", step: "align-logs", root: true, before: smallStateDir, on: run.StepBegin, do: fillStateDir, mend: freeStateDir, says: "no space left on device", end: verified},
 		{name: "the disk with the journal is full", step: "prove-peers", root: true, before: smallStateDir, on: run.StepBegin, do: fillStateDir, mend: freeStateDir, says: "no space left on device", end: verified},
 	}
+}
+
+// replays are upgrades that are killed after writes were opened and gone back from, with the way back
+// killed in each of its steps.
+func replays() ([]row, error) {
+	book, err := playbook.Load("rollback", step.WayBackRequirements())
+	if err != nil {
+		return nil, err
+	}
+	l := []row{
+		{name: "mqlift gets SIGKILL, then rollback --replay, in", step: "join-old-master", on: run.StepBegin, within: true, do: sigkill, replay: true, end: back},
+		{name: "mqlift gets SIGKILL, then rollback --replay, in", step: "prove-group", on: run.StepBegin, within: true, do: sigkill, replay: true, end: back},
+	}
+	for _, stage := range book.Stages {
+		for _, s := range stage.Steps {
+			l = append(l, row{name: fmt.Sprintf("mqlift gets SIGKILL, and rollback --replay in %s, after", s), step: "open-writes", on: run.StepDone,
+				do: then(sigkill, again(run.StepBegin, s), sigkill), replay: true, end: back})
+		}
+	}
+	return l, nil
 }
 
 // stopped are Ctrl-C's: everything is undone.

@@ -86,13 +86,15 @@ func (v *Lines) progress(e event.Event) {
 		return
 	}
 	v.lastBeat = e.Time
-	amount := Bytes
+	amount, unit := Bytes, ""
 	if e.Unit != "" {
-		amount = func(n int64) string { return fmt.Sprintf("%d %s", n, e.Unit) }
+		amount, unit = func(n int64) string { return fmt.Sprint(n) }, " "+e.Unit
 	}
 	text := fmt.Sprintf("    %s%s %s", hostPrefix(e.Host), e.Text, amount(e.Done))
 	if e.Total > 0 {
-		text += fmt.Sprintf(" of %s (%d %%)", amount(e.Total), min(100, 100*e.Done/e.Total))
+		text += fmt.Sprintf(" of %s%s (%d %%)", amount(e.Total), unit, min(100, 100*e.Done/e.Total))
+	} else {
+		text += unit
 	}
 	if e.Left > 0 {
 		text += ", about " + Duration(e.Left) + " left"

@@ -144,6 +144,15 @@ func TestProgressSaysHowLongSendsHaveBeenRefused(t *testing.T) {
 	}
 }
 
+func TestProgressCountsWhatItIsToldToAndSaysTheTimeLeft(t *testing.T) {
+	var b bytes.Buffer
+	v := &view.Lines{W: &b}
+	v.Event(event.Event{Time: start.Add(time.Minute), Kind: event.Progress, Host: "host-a", Text: "sent again", Done: 250, Total: 1000, Unit: "messages", Left: 90 * time.Second})
+	if diff := cmp.Diff("    host-a: sent again 250 of 1000 messages (25 %), about 1m30s left\n", b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAMachineGetsOneEventALine(t *testing.T) {
 	var b bytes.Buffer
 	sink := view.JSON(&b)
