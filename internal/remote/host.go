@@ -119,6 +119,11 @@ func (s station) connect(ctx context.Context, via *ssh.Client, timeout time.Dura
 	var raw net.Conn
 	if via == nil {
 		raw, err = (&net.Dialer{}).DialContext(within, "tcp", s.Addr)
+		if tcp, ok := raw.(*net.TCPConn); ok && err == nil {
+			// A request that waits in a cut link's buffer must not be carried out when the link is back: it
+			// was given up, and perhaps undone. A reset throws it away, also when this process is killed.
+			err = tcp.SetLinger(0)
+		}
 	} else {
 		doing = "connect from the jump host before it"
 		raw, err = via.DialContext(within, "tcp", s.Addr)

@@ -219,6 +219,12 @@ func (c *Client) dial(addr string, p *pooled) {
 		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
 	}}
 	nc, err := d.DialContext(ctx, "tcp", addr)
+	if tcp, ok := nc.(*net.TCPConn); ok && err == nil {
+		// What was given up must not arrive later: a change of configuration that waits in a cut link's
+		// buffer would be carried out after it has been undone. A reset throws it away, also when this
+		// process is killed. A connection that ends in order has nothing left to send.
+		err = tcp.SetLinger(0)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(p.ready)

@@ -33,6 +33,7 @@ func (carryOffsets) Describe(p *plan.Plan) []plan.Action {
 func (carryOffsets) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (carryOffsets) Do(ctx context.Context, e *Env) error {
+	defer e.keepSilent(ctx, e.First())()
 	m := e.Master()
 	data, err := m.metadataFile(ctx, "consumerOffset.json")
 	if err != nil {

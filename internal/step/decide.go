@@ -25,6 +25,7 @@ func (decide) Describe(*plan.Plan) []plan.Action {
 func (decide) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (decide) Do(ctx context.Context, e *Env) error {
+	defer e.keepSilent(ctx, e.First())() // an answer may take long, and an election come meanwhile
 	d := Decision{
 		Group: e.Plan.Group, Leader: e.State.Leader, Certificate: e.State.Certificate.Digest,
 		End: e.State.CertifiedEnd, Keys: len(e.oldKeys()), Closed: time.Since(e.State.FencedAt), OwnWrites: e.State.Written,

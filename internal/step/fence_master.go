@@ -130,17 +130,14 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	switch isOpen := isSet(live, open); {
-	case isOpen && e.State.FencedAt.IsZero():
+	if isSet(live, open) && e.State.FencedAt.IsZero() {
 		return ErrNothingToUndo
-	case !isOpen:
-		if err := e.updateConfig(ctx, m, open, m.OldConf); err != nil {
-			return err
-		}
-	default: // opened when its host could not be logged in to
-		if err := e.restoreOldConf(ctx, m); err != nil {
-			return err
-		}
+	}
+	// One that takes sends already is told as well, because it registers again at that: it was opened when its
+	// host could not be logged in to, or was started anew, and a peer that stopped since has taken its place
+	// out of the routes for up to 30 s.
+	if err := e.updateConfig(ctx, m, open, m.OldConf); err != nil {
+		return err
 	}
 	err = e.until(ctx, 30*time.Second, m.Host+": the old master to take sends again", func(ctx context.Context) error {
 		return e.sendTracer(ctx, m)

@@ -178,6 +178,8 @@ func (e *Env) restoreOldConf(ctx context.Context, n *Node) error {
 // broker.conf with every property it knows (Configuration.persist in 4.5.2: 14 lines became 157) and
 // leaves the previous one as .bak; the operator's text is put back at once.
 func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, conf []byte) error {
+	n.conf.Lock() // peers are silenced beside what the steps do with them
+	defer n.conf.Unlock()
 	bak := n.ConfPath + ".bak"
 	_, bakErr := n.Remote.Stat(ctx, bak)
 	if err := e.setProperties(ctx, n, set); err != nil {

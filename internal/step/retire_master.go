@@ -42,6 +42,7 @@ func (retireMaster) Done(ctx context.Context, e *Env) (bool, string, error) {
 }
 
 func (retireMaster) Do(ctx context.Context, e *Env) error {
+	defer e.keepSilent(ctx, e.First())()
 	leader, err := e.raftLeader(ctx, e.First()) // the old master's heartbeat may hold id 0 at this moment
 	if err != nil {
 		return err

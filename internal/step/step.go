@@ -48,6 +48,8 @@ type Node struct {
 	*plan.Member
 	Remote *remote.Host
 	Agent  *agent.Agent
+
+	conf sync.Mutex // held while its broker.conf is rewritten and put back
 }
 
 // Env is what steps work with.

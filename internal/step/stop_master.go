@@ -38,7 +38,9 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 	if err := e.useConf(ctx, m, m.FencedConf, "read-only"); err != nil {
 		return err
 	}
-	if err := e.stopCleanly(ctx, m); err != nil {
+	speak := e.keepSilent(ctx, e.First())
+	err := e.stopCleanly(ctx, m)
+	if speak(); err != nil {
 		return err
 	}
 	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
