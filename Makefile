@@ -36,7 +36,8 @@ lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
 
 # Every fuzz target for FUZZTIME each, one line for each; a test binary is built once per package. What
-# makes one fail is kept in that package's testdata/fuzz, where every later test runs it.
+# makes one fail is kept in that package's testdata/fuzz, where every later test runs it. An input that is
+# new to it is cut shorter by a few tries only: by default go spends up to a minute on each, with no other.
 FUZZTIME ?= 20s
 fuzz:
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cache=$$($(GO) env GOCACHE)/fuzz/mqlift && \
@@ -45,7 +46,7 @@ fuzz:
 	  $(GO) test -c -fuzz=. -o "$$dir/fuzz.test" "$$pkg" || exit 1; \
 	  for target in $$(cd "$$pkg" && "$$dir/fuzz.test" -test.list '^Fuzz'); do \
 	    if (cd "$$pkg" && TMPDIR=$$memory "$$dir/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) \
-	        -test.fuzzcachedir "$$cache/$$pkg") >"$$dir/out" 2>&1; \
+	        -test.fuzzminimizetime 10x -test.fuzzcachedir "$$cache/$$pkg") >"$$dir/out" 2>&1; \
 	    then printf 'ok    fuzz %-24s %-52s %s\n' "$${pkg#./}" "$$target" "$$(sed -n 's/.*execs: \([0-9]*\).*/\1 inputs/p' "$$dir/out" | tail -n1)"; \
 	    else cat "$$dir/out"; printf 'FAIL  fuzz %-24s %s\n' "$${pkg#./}" "$$target"; exit 1; fi; \
 	  done; \

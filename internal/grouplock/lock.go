@@ -4,9 +4,12 @@ package grouplock
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -43,6 +46,19 @@ func (l Lock) Encode() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
+// check refuses what Encode never wrote for a run. One that names none would be broken by whoever names none.
+func (l Lock) check() error {
+	if l.Group == "" || l.Run == "" {
+		return errors.New("it names no group or no run")
+	}
+	for _, s := range []string{l.Group, l.Run, l.Operator, l.From, l.Dir} {
+		if strings.ContainsFunc(s, unicode.IsControl) {
+			return fmt.Errorf("%q is no name", s)
+		}
+	}
+	return nil
+}
+
 // Life is whether a run that holds a lock is still at work.
 type Life string
 
@@ -66,7 +82,11 @@ type Held struct {
 // Read makes sense of a lock file; quiet is its age by the host's clock.
 func Read(host, file string, raw []byte, quiet time.Duration) (*Held, error) {
 	h := &Held{Host: host, Path: file, Raw: raw, Quiet: max(quiet, 0)}
-	if err := json.Unmarshal(raw, &h.Lock); err != nil {
+	err := json.Unmarshal(raw, &h.Lock)
+	if err == nil {
+		err = h.check()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %s is not a lock that mqlift wrote: %w; look at it, and remove it when no run is going on", host, file, err)
 	}
 	switch {

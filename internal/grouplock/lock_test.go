@@ -68,7 +68,9 @@ func TestWhoHoldsALockIsToldDeadOrAlive(t *testing.T) {
 }
 
 func TestAFileThatIsNoLockIsNotTakenForOne(t *testing.T) {
-	if _, err := Read("host-a", "/w/g.lock", []byte("keep out\n"), 0); err == nil || !strings.Contains(err.Error(), "host-a: /w/g.lock is not a lock that mqlift wrote") {
-		t.Error(err)
+	for _, raw := range []string{"", "keep out\n", "{", "{}", "null", `{"group":"g","run":""}`, `{"group":"","run":"r"}`, `{"group":"g","run":"r\u001b[2J"}`} {
+		if h, err := Read("host-a", "/w/g.lock", []byte(raw), time.Hour); err == nil || !strings.Contains(err.Error(), "host-a: /w/g.lock is not a lock that mqlift wrote") {
+			t.Errorf("%q: %+v, %v", raw, h, err)
+		}
 	}
 }

@@ -46,7 +46,8 @@ type QueueData struct {
 	Broker string `json:"brokerName"`
 	Read   int    `json:"readQueueNums"`
 	Write  int    `json:"writeQueueNums"`
-	// Perm is the topic's permission cut by the broker's brokerPermission; see PermRead.
+	// Perm is the topic's permission, see PermRead. Of a broker whose brokerPermission forbids reading or
+	// writing it is that one instead (BrokerController.registerBrokerAll, 4.5.2), or what both allow (5.0.0 on).
 	Perm int `json:"perm"`
 }
 
@@ -124,8 +125,9 @@ func (n *NameServers) RouteAt(ctx context.Context, addr, topic string) (Route, e
 // maxQueues bounds the queues of a topic on one broker: each is asked about on its own.
 const maxQueues = 1 << 16
 
-// check refuses a route that no name server gives: without a broker it says TOPIC_NOT_EXIST instead
-// (RouteInfoManager.pickupTopicRouteData, 4.5.2 and 5.3.3).
+// check refuses a route that no name server gives: where no broker is registered for the topic, it answers
+// TOPIC_NOT_EXIST instead (RouteInfoManager.pickupTopicRouteData returns null, and getRouteInfoByTopic of
+// DefaultRequestProcessor, in 5.x of ClientRequestProcessor, answers so; 4.5.2, 4.9.7, 5.3.3).
 func (r Route) check() error {
 	if len(r.Brokers) == 0 {
 		return errors.New("the route names no broker")
@@ -165,8 +167,8 @@ func (n *NameServers) ClusterInfoAt(ctx context.Context, addr string) (ClusterIn
 }
 
 // UnregisterBroker takes a broker process out of the routes on every name server; a running broker
-// comes back with its next registration, within 30 s. 5.x carries it out a moment after it has
-// answered (BatchUnregistrationService).
+// comes back with its next registration, which is every 30 s (registerNameServerPeriod; 10 s to 60 s). From
+// 5.0.0 on it is carried out a moment after the answer (BatchUnregistrationService; 4.9.8 has none).
 func (n *NameServers) UnregisterBroker(ctx context.Context, r Registration) error {
 	return n.Each(ctx, func(ctx context.Context, addr string) error {
 		_, err := n.client.Call(ctx, addr, &Command{Code: UnregisterBroker, Fields: map[string]string{
