@@ -87,17 +87,21 @@ func untilUnheard(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 }
 
-// readRequest reads the request line; without one, the zero request.
+// readRequest reads the request line; of verbs that ask for nothing there may be none. One without its
+// end was cut on its way: nothing is done then.
 func readRequest[Request any](r *bufio.Reader) (Request, error) {
 	var request Request
-	line, err := r.ReadBytes('\n')
-	if err != nil && err != io.EOF {
-		return request, fmt.Errorf("reading the request: %w", err)
-	}
-	if len(line) == 0 {
+	if _, none := any(request).(struct{}); none {
 		return request, nil
 	}
-	if err := json.Unmarshal(line, &request); err != nil {
+	line, err := r.ReadBytes('\n')
+	if err == io.EOF {
+		err = fmt.Errorf("it was cut after %d bytes", len(line))
+	}
+	if err == nil {
+		err = json.Unmarshal(line, &request)
+	}
+	if err != nil {
 		return request, fmt.Errorf("the request: %w", err)
 	}
 	return request, nil

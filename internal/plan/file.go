@@ -71,14 +71,14 @@ func Decode(name string, data []byte) (*Plan, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, fmt.Errorf("%s is not a plan of this version of mqlift: %w; %s", name, inFile(data, err), again)
 	}
-	if err := f.check(); err != nil {
+	if err := f.Check(); err != nil {
 		return nil, fmt.Errorf("%s is not a plan of this version of mqlift: %w; %s", name, err, again)
 	}
 	return f.Plan, nil
 }
 
-// check is for what code after it takes for granted.
-func (p *Plan) check() error {
+// Check refuses a plan without what the code that reads it takes for granted.
+func (p *Plan) Check() error {
 	for i, m := range p.Members {
 		if m == nil {
 			return fmt.Errorf("members[%d] is null", i)

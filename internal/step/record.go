@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
+	"unicode"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/remote"
@@ -34,9 +36,31 @@ func ReadRecord(ctx context.Context, h *remote.Host, workDir, group string) (*Re
 	if err != nil {
 		return nil, err
 	}
+	r, err := parseRecord(data, group)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not the record of a run: %w; move it away when no run is going on", file, err)
+	}
+	return r, nil
+}
+
+// parseRecord reads what record wrote of a run on that group.
+func parseRecord(data []byte, group string) (*Record, error) {
 	var r Record
-	if err := json.Unmarshal(data, &r); err != nil || r.Plan == nil || r.State == nil || r.State.Run == "" {
-		return nil, fmt.Errorf("%s is not the record of a run: %w; move it away when no run is going on", file, errors.Join(err, errors.New("it wants a plan and a state")))
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	if r.Plan == nil || r.State == nil {
+		return nil, errors.New("it wants a plan and a state")
+	}
+	if err := r.Plan.Check(); err != nil {
+		return nil, fmt.Errorf("its plan: %w", err)
+	}
+	if r.Plan.Group != group {
+		return nil, fmt.Errorf("it is of the group %q", r.Plan.Group)
+	}
+	// The run gives its folder the name.
+	if run := r.State.Run; run == "" || run == "." || run == ".." || strings.ContainsFunc(run, func(c rune) bool { return c == '/' || unicode.IsControl(c) }) {
+		return nil, fmt.Errorf("%q is not the name of a run", run)
 	}
 	return &r, nil
 }

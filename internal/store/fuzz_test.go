@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -80,6 +82,72 @@ func FuzzQueuesAndIndexReachNoFurtherThanTheySay(f *testing.F) {
 		files, err := store.IndexFiles(t.Context(), root)
 		if err == nil && (len(files) > 1 || len(files) == 1 && len(index) < 40) {
 			t.Fatalf("%d bytes: %+v", len(index), files)
+		}
+	})
+}
+
+// Offsets are carried over by what this says: a difference must not go unseen, and the form must not be one.
+func FuzzMetadataIsComparedByMeaning(f *testing.F) {
+	f.Add([]byte(`{"offsetTable":{"orders@g":{0:9007199254740993,1:5}},"dataVersion":{"counter":1}}`), []byte(`{"offsetTable":{"orders@g":{"1":5,"0":9007199254740992}}}`))
+	f.Add([]byte(`{"subscriptionGroupTable":{"TOOLS_CONSUMER":{"a":1}}}`), []byte(`{"subscriptionGroupTable":{}}`))
+	f.Add([]byte(`[{"a":null},1e400]`), []byte(`{"offsetTable":{"a":null}}`))
+	f.Add([]byte("{'a':\"\xff\"}"), []byte(`{"a":{}`))
+	root := f.TempDir()
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		read := func(member string, file []byte) *store.Metadata {
+			dir := filepath.Join(root, member, "config")
+			if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "t.json"), file, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			m, err := store.ReadMetadata(filepath.Dir(dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (m.Files["t.json"] == nil) == (m.Broken["t.json"] == "") {
+				t.Fatalf("neither read nor broken, or both: %+v", m)
+			}
+			return m
+		}
+		one, two := read("one", a), read("two", b)
+		if l := store.CompareMetadata(map[string]*store.Metadata{"a": one, "b": one}); len(l) > 0 {
+			t.Fatalf("not as itself: %v", l)
+		}
+		for _, d := range store.CompareMetadata(map[string]*store.Metadata{"a": one, "b": two}) {
+			if d.File != "t.json" || len(d.Values) != 2 || d.Values["a"] == d.Values["b"] {
+				t.Fatalf("no difference: %+v", d)
+			}
+		}
+		data := one.Files["t.json"]
+		if data == nil {
+			return
+		}
+		// Sorted anew and spread over lines it means the same.
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		var v any
+		if err := d.Decode(&v); err != nil {
+			t.Fatal(err)
+		}
+		other, err := json.MarshalIndent(v, "", "\t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := store.CompareMetadata(map[string]*store.Metadata{"a": one, "b": read("two", other)}); len(l) > 0 {
+			t.Fatalf("%s\nand\n%s\ndiffer: %v", data, other, l)
+		}
+		// One more entry is seen wherever there are entries.
+		top, _ := v.(map[string]any)
+		table, _ := top["offsetTable"].(map[string]any)
+		if table == nil {
+			return
+		}
+		table["one more"] = 1
+		more, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := store.CompareMetadata(map[string]*store.Metadata{"a": one, "b": read("two", more)}); len(l) != 1 {
+			t.Fatalf("%s\nand\n%s\ndiffer by %v", data, more, l)
 		}
 	})
 }

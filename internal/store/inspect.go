@@ -252,6 +252,16 @@ func (w *walker) walkAll(ctx context.Context, files []LogFile) ([]fileWalk, erro
 		})
 	}
 	err := group.Wait()
+	due := from
+	for i := range walks { // a file knows nothing of the one before: of a stretch in both, the first sample counts
+		walks[i].samples = slices.DeleteFunc(walks[i].samples, func(s Sample) bool {
+			if s.Offset < due {
+				return true
+			}
+			due = w.sampleAfter(s.Offset)
+			return false
+		})
+	}
 	return walks, err
 }
 
@@ -335,7 +345,7 @@ func (w *walker) walkMapped(ctx context.Context, f LogFile, file *os.File, b []b
 	if w.bounds != nil {
 		r.tally = newTally(w.bounds)
 	}
-	nextSample := w.sampleAfter(f.Base + from - 1)
+	nextSample := f.Base + from
 
 	var pos, before int64 // before: start of the last whole message
 	before = -1
@@ -431,11 +441,8 @@ func (w *walker) checkRange(f LogFile, r *fileWalk) error {
 	return nil
 }
 
-// sampleAfter is where the next sample is due after one at offset.
+// sampleAfter is where the next sample is due after one at offset: where the next stretch begins.
 func (w *walker) sampleAfter(offset int64) int64 {
-	if w.stride == 0 || offset < w.first {
-		return w.first
-	}
 	return w.first + ((offset-w.first)/w.stride+1)*w.stride
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,27 @@ func wantFinding(t testing.TB, in *store.Inspection, check string, severity diag
 		}
 	}
 	t.Errorf("no %s %s among the findings %v", severity, check, in.Findings)
+}
+
+// A stretch that begins in a file without keys is sampled in the next; one in two files, once.
+func TestSamplesAreFoundBeyondTheFileTheirStretchBeginsIn(t *testing.T) {
+	l := storetest.New(t, filepath.Join(t.TempDir(), "commitlog"), 1000, 0)
+	for i := range 12 {
+		m := message.Message{Topic: "topic", Body: make([]byte, 300)}
+		if i >= 6 {
+			m.Properties = map[string]string{"KEYS": fmt.Sprintf("k%d", i)}
+		}
+		l.Append(m)
+	}
+	for samples, want := range map[int][]string{0: nil, 1: {"k6"}, 3: {"k6", "k8"}} {
+		var keys []string
+		for _, s := range inspect(t, l.Dir, store.Options{Samples: samples}).Samples {
+			keys = append(keys, s.Key)
+		}
+		if !slices.Equal(keys, want) {
+			t.Errorf("%d asked for: %q, want %q", samples, keys, want)
+		}
+	}
 }
 
 // Whatever a broker writes, the walk finds every message of it, the end, and digests of exactly the
