@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,17 +33,20 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 	last := func(t *testing.T) *slaveLog { return openSlaveLog(t, root) }
 	for _, c := range []struct {
 		name, says string
+		notes      string // of the run
 		change     func(t *testing.T, l *slaveLog)
 	}{
-		{"longer, with messages of its own", "topic own", func(t *testing.T, l *slaveLog) {
+		{"longer, with messages of its own", "topic own", "", func(t *testing.T, l *slaveLog) {
 			l.put(l.put(l.end, "own1", 100), "own2", 5000)
 		}},
-		// It ends where a message of the master's does: one that does not takes the master's bytes from the
-		// middle of a message on, and its broker never stops cleanly again.
-		{"shorter, with another tail", "", func(t *testing.T, l *slaveLog) {
+		{"shorter, with another tail", "", "", func(t *testing.T, l *slaveLog) {
 			m := l.messages[len(l.messages)-2]
 			l.write(m.PhysicalOffset+int64(m.Size)-2, []byte{'~'})
 			l.zero(l.messages[len(l.messages)-1].PhysicalOffset)
+		}},
+		// It takes the master's bytes from the middle of a message on, and its broker never stops cleanly again.
+		{"shorter, and its end is within a message of the master's", "", "the slave did not stop cleanly", func(t *testing.T, l *slaveLog) {
+			l.zero(l.put(l.messages[len(l.messages)-2].PhysicalOffset, "own", 10))
 		}},
 	} {
 		ok := t.Run(c.name, func(t *testing.T) {
@@ -61,29 +67,77 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 			}
 			if said := a.screen.String(); !strings.Contains(said, "host-b: its log differs from the master's: the first byte that differs is at offset") {
 				t.Errorf("the difference is not named:\n%s", said)
+			} else if !strings.Contains(said, c.notes) {
+				t.Errorf("%q is not said:\n%s", c.notes, said)
 			}
 			b.awaitSlave(t)
 			b.run(t, call{}, "store", "compare").wants(t, 0, "The logs are equal up to")
 			b.find(t, "host-a", "host-b")
 			b.stopBroker(t, "host-b")
+			if _, err := os.Stat(filepath.Join(root, "abort")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the slave did not stop cleanly (%v)", err)
+			}
 		})
 		if !ok {
 			return
 		}
 	}
 
-	// A byte where no checksum covers it: in the properties, behind the body.
+	b.slaveThatHangs(t, last(t))
+
+	// The slave is stopped, and stays so. A byte where no checksum covers it: in the properties, behind the body.
 	l := last(t)
 	i := bytes.Index(l.data, []byte("KEYS\x01m000050"))
 	if i < 0 {
 		t.Fatal("the seeded key is not in the slave's log")
 	}
 	l.write(int64(i+len("KEYS\x01")), []byte("x"))
-	b.startBroker(t, "host-b")
-	b.awaitSlave(t)
 	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0, "host-b: its log differs from the master's", "key m000050", "key x000050", "all copies agree")
 	b.verified(t)
 	b.run(t, call{}, "store", "compare").wants(t, 0)
+}
+
+// slaveThatHangs gives the stopped slave another last file: an end-of-file mark where the master has a
+// message, and the next file begun. Such a slave never comes to serve. Stopped again it is realigned, and
+// left stopped on the way back.
+func (b *bench) slaveThatHangs(t *testing.T, l *slaveLog) {
+	t.Helper()
+	rolled := l.messages[60].PhysicalOffset
+	l.zero(rolled)
+	mark := binary.BigEndian.AppendUint32(nil, uint32(lab.DefaultLogFileSize-rolled))
+	l.write(rolled, binary.BigEndian.AppendUint32(mark, message.Blank))
+	l.put(lab.DefaultLogFileSize, "own", 100)
+	b.startBroker(t, "host-b")
+	storeLog := filepath.Join(b.host("host-b").Dir, "home", "logs", "rocketmqlogs", "store.log")
+	const hangs = "Try to finish doing reput the messages fall behind"
+	before, err := os.ReadFile(storeLog)
+	must(t, err)
+	eventually(t, limitOfStart, "the slave to wait in its start", func(context.Context) error {
+		now, err := os.ReadFile(storeLog)
+		if err == nil && bytes.Count(now, []byte(hangs)) < bytes.Count(before, []byte(hangs))+3 {
+			err = errors.New("it does not say so")
+		}
+		return err
+	})
+	b.run(t, call{}, "check").wants(t, 3, "does not answer", hangs, "leave it stopped")
+	b.stopBroker(t, "host-b")
+	conf, err := os.ReadFile(b.conf("host-b"))
+	must(t, err)
+	b.run(t, call{}, "check").wants(t, 0, "this slave is stopped")
+
+	a := b.startApply(t)
+	a.await(t, "the logs to be aligned", func(e event.Event) bool { return e.Kind == event.StepEnd && e.Step == "align-logs" })
+	a.signal(t, syscall.SIGINT)
+	if code := a.ended(t); code != 130 {
+		t.Fatalf("exit code %d:\n%s", code, a.screen.String())
+	}
+	if pid := b.pid(t, "host-b", "broker"); pid != 0 {
+		t.Errorf("the slave was stopped, and runs now as process %d", pid)
+	}
+	if now, err := os.ReadFile(b.conf("host-b")); err != nil || !bytes.Equal(now, conf) {
+		t.Errorf("the slave's broker.conf is not as it was (%v):\n%s", err, now)
+	}
+	b.run(t, call{}, "store", "compare").wants(t, 0, "The logs are equal up to")
 }
 
 // healthyAndDamaged looks at the stopped slave's store here: nothing is wrong with it, and what is made

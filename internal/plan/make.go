@@ -59,6 +59,7 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member, kind
 	}
 	s, from := o.Settings, o
 	m.ConfMode = 0o644
+	m.Stopped = kind == Slave && down(o)
 	if o.Conf == nil || kind == Fresh {
 		if o.Conf != nil { // copied here from another member
 			m.FoundConf, m.ConfMode = o.Conf.Bytes(), o.Host.BrokerConf.Mode.Perm()
@@ -214,6 +215,9 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 		} else {
 			p.Copies = append(p.Copies, Copy{What: CopyQueues, From: m.Host, To: m.Host, Bytes: queues(m)})
 			need = queues(m)
+			if m.Stopped { // it may lack any part of the log
+				need += max(0, size(master, master.CommitLog)-size(m, m.CommitLog))
+			}
 		}
 		place := at[m.Host].Trees[m.InstallDir]
 		if tree, ok := at[m.Host].Trees[m.NewRoot]; ok {

@@ -87,6 +87,39 @@ func TestAPlanSaysWhatEachMemberWillBe(t *testing.T) {
 	}
 }
 
+// A slave that was found stopped takes part as one that is stopped by the run, stays stopped when that is
+// undone, and may need room for what it lacks of the log.
+func TestASlaveThatIsStoppedTakesPart(t *testing.T) {
+	g := healthy(t)
+	m := g.down("host-b")
+	tree := m.Trees[m.CommitLog]
+	tree.Size.Allocated = gib
+	m.Trees[m.CommitLog] = tree
+	before, p := healthy(t).plan(), g.plan()
+	if b := p.Member("host-b"); b.Kind != plan.Slave || !b.Stopped || before.Member("host-b").Stopped || p.Member("host-a").Stopped || p.Member("host-c").Stopped {
+		t.Errorf("%+v", b)
+	}
+	if p.Fingerprint == before.Fingerprint {
+		t.Error("the plan is taken for one of a slave that serves")
+	}
+	for i, d := range p.Disk {
+		more := int64(0)
+		if d.Host == "host-b" {
+			more = 2 * gib
+		}
+		if got := d.Need - before.Disk[i].Need; got != more {
+			t.Errorf("%s needs %d bytes more, want %d", d.Host, got, more)
+		}
+	}
+	for _, s := range p.Stages {
+		for _, st := range s.Steps {
+			if st.Name == "stop-slaves" && (len(st.Actions) != 1 || strings.Contains(st.Actions[0].Text, "SIGTERM")) {
+				t.Errorf("the slave is stopped already: %v", st.Actions)
+			}
+		}
+	}
+}
+
 func TestWhatIsCopiedAndTheDiskItNeeds(t *testing.T) {
 	p := healthy(t).plan()
 	const queues = 460 << 20

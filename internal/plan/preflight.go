@@ -153,6 +153,8 @@ func (p *preflight) member(m *observe.Member) {
 		return
 	case kind == Fresh:
 		p.fresh(m)
+	case kind == Slave && down(m):
+		p.stoppedSlave(m)
 	case m.Process == nil && m.Runtime == nil:
 		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("has a broker.conf, but no broker runs on it and nothing answers at %s", m.Addr),
 			p.startAgain(m))
@@ -160,7 +162,7 @@ func (p *preflight) member(m *observe.Member) {
 		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("a broker answers at %s, but no process of this host was started with this file", m.Addr),
 			"set brokerConf in the topology to the file that the broker was started with (`-c`), and see that mqlift may read its processes")
 	case m.Runtime == nil:
-		p.add(diag.Fail, "broker.running", host, m.Addr, fmt.Sprintf("the broker runs as process %d and does not answer: %v", m.Process.PID, m.RuntimeErr), "look at its log; check listenPort and brokerIP1")
+		p.add(diag.Fail, "broker.running", host, m.Addr, fmt.Sprintf("the broker runs as process %d and does not answer: %v", m.Process.PID, m.RuntimeErr), "look at its log; check listenPort and brokerIP1"+p.hangs(m))
 	default:
 		p.pass("broker.running", host, "process %d answers at %s as %s", m.Process.PID, m.Addr, kind)
 		if m.Process.User != m.Host.User {
@@ -295,6 +297,31 @@ func (p *preflight) sendBacks(m *observe.Member) {
 	}
 }
 
+// stoppedSlave is about a slave that the plan takes as it would have left it: stopped.
+func (p *preflight) stoppedSlave(m *observe.Member) {
+	host, d := m.Declared.Host, m.Declared
+	what := "this slave is stopped, so that the master holds the only copy that moves"
+	if m.Store != nil && m.Store.Abort {
+		what += "; it did not stop cleanly (" + path.Join(m.Store.Root, "abort") + " is there), and its consume queues and index are not made use of"
+	}
+	p.add(diag.Warn, "broker.running", host, d.BrokerConf, what,
+		"nothing: the plan makes its log like the master's, whatever it lacks or has of its own, and leaves it stopped when the run is undone; start it first if it is to be carried on as a slave")
+	if m.Host.Install != nil && m.Host.Install.Release != "" && m.Host.Install.Release != p.f.Release {
+		p.add(diag.Fail, "host.release", host, d.InstallDir, fmt.Sprintf("holds release %s, and the group runs %s", m.Host.Install.Release, p.f.Release), "bring all brokers of the group to one release first")
+	}
+	p.old(m)
+}
+
+// hangs says of a slave what else keeps it from answering. Its start waits until the whole log has been
+// dispatched, from where its consume queues end, and a slave does not pass over what is no message there
+// (DefaultMessageStore.start and ReputMessageService.doReput, 4.5.2; seen).
+func (p *preflight) hangs(m *observe.Member) string {
+	if m.Settings.Role != "SLAVE" {
+		return ""
+	}
+	return fmt.Sprintf("; when its store.log goes on with \"Try to finish doing reput the messages fall behind\", its log is not the one that its consume queues were made from, and it will never serve: stop it (kill %d), leave it stopped and `mqlift check` again: the plan makes a stopped slave's log like the master's", m.Process.PID)
+}
+
 // startAgain says how a member that is down comes back.
 func (p *preflight) startAgain(m *observe.Member) string {
 	const fresh = "; where the host is to be a new member, move the file away: a copy of the store that lies here is then made use of, and nothing of it is lost"
@@ -403,9 +430,9 @@ func (p *preflight) slave(m *observe.Member) {
 	case m.LogMax() == 0 && lag > 0: // however little there is
 		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave has copied nothing of the master's %d bytes", lag), "see that it reaches the master's HA port (listenPort+1); a slave that has just started connects within seconds: `mqlift check` again then")
 	case lag > maxSlaveLag:
-		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave is %d bytes behind the master", lag), "let it catch up, and look at its log when it does not: `mqlift check` again then")
+		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave is %d bytes behind the master", lag), "let it catch up: `mqlift check` again then; when it never does (its store.log says why), stop it and leave it stopped: the plan makes a stopped slave's log like the master's")
 	case lag < -maxSlaveLag:
-		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave's log goes %d bytes further than the master's", -lag), "it has messages that the master does not: find out why before anything is changed")
+		p.add(diag.Fail, "slave.caughtUp", m.Declared.Host, m.Addr, fmt.Sprintf("the slave's log goes %d bytes further than the master's", -lag), "it has messages that the master does not (`mqlift store compare` names the first): find out why before anything is changed; when they are to be given up, stop this slave and leave it stopped: the plan makes a stopped slave's log like the master's")
 	default:
 		p.pass("slave.caughtUp", m.Declared.Host, "%d bytes behind the master", max(0, lag))
 	}

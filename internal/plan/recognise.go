@@ -95,6 +95,29 @@ func (r *recogniser) kinds() {
 			r.Kinds[m.Declared.Host], r.copies[m.Declared.Host] = Fresh, why
 		}
 	}
+	for _, kind := range r.Kinds {
+		if kind == DLedger {
+			return // whatever is stopped may have been a peer
+		}
+	}
+	for i := range r.f.Members {
+		if m := &r.f.Members[i]; r.stoppedSlave(m) {
+			r.Kinds[m.Declared.Host] = Slave
+		}
+	}
+}
+
+// stoppedSlave tells whether a member on which nothing runs is by its broker.conf, beyond doubt, a slave
+// of this group, while the master serves: it then holds a copy like a slave that a run has stopped itself.
+func (r *recogniser) stoppedSlave(m *observe.Member) bool {
+	s := m.Settings
+	return m.Conf != nil && m.ConfErr == nil && r.copies[m.Declared.Host] == "" && down(m) &&
+		s.Role == "SLAVE" && !s.DLedger && s.BrokerName == r.g.Name && s.IP1 == m.Declared.Address
+}
+
+// down tells whether nothing of a member's broker is there: no process, no answer, nobody in its store.
+func down(m *observe.Member) bool {
+	return m.Process == nil && m.Runtime == nil && (m.Store == nil || m.Store.LockedBy == 0)
 }
 
 // master is the one member that serves as master in the old mode, nil when there is not exactly one.
@@ -114,7 +137,7 @@ func (r *recogniser) master() *observe.Member {
 // copied tells by what a host on which nothing runs is known to hold a copy of another member, and not
 // that other member's peer that is down; "" when it is not.
 func (r *recogniser) copied(m, master *observe.Member) string {
-	if m.Conf == nil || m.Process != nil || m.Runtime != nil || m.Store != nil && m.Store.LockedBy > 0 {
+	if m.Conf == nil || !down(m) {
 		return ""
 	}
 	if owner := r.addressOf(m); owner != "" {
@@ -181,6 +204,11 @@ func (r *recogniser) begun(count map[Kind]int) {
 	r.State, r.Line = OldMode, fmt.Sprintf("%d master, %d slave(s), %d new host(s); nothing is begun", count[Master], count[Slave], count[Fresh])
 	if len(seen) > 0 {
 		r.State, r.Line = Begun, "an upgrade was begun by hand and the old brokers still serve: "+strings.Join(seen, ", ")
+	}
+	for i := range r.f.Members {
+		if m := &r.f.Members[i]; r.Kinds[m.Declared.Host] == Slave && down(m) {
+			r.Line += "; the slave on " + m.Declared.Host + " is stopped"
+		}
 	}
 }
 
@@ -462,7 +490,7 @@ func (r *recogniser) halfStopped() {
 
 // abort is a stopped broker's sign that it did not stop cleanly.
 func (r *recogniser) abort(m *observe.Member) {
-	if m.Store == nil || !m.Store.Abort || m.Process != nil || m.Store.LockedBy > 0 || r.copies[m.Declared.Host] != "" || r.addressOf(m) != "" {
+	if m.Store == nil || !m.Store.Abort || m.Process != nil || m.Store.LockedBy > 0 || r.copies[m.Declared.Host] != "" || r.addressOf(m) != "" || r.Kinds[m.Declared.Host] == Slave {
 		return
 	}
 	r.add(diag.Fail, "store.abort", m.Declared.Host, path.Join(m.Store.Root, "abort"),

@@ -105,7 +105,12 @@ func TestEveryStateOfTheProcedureByHandIsRecognised(t *testing.T) {
 		fails []string // "check host" of what stands in a plan's way, in this order; none: a plan goes on
 		says  []string // parts of the findings: what and what to do
 	}{
-		"nothing begun": {func(*group) {}, plan.OldMode, "nothing is begun", nil, nil},
+		"nothing begun":      {func(*group) {}, plan.OldMode, "nothing is begun", nil, nil},
+		"a slave is stopped": {func(g *group) { g.down(b) }, plan.OldMode, "the slave on host-b is stopped", nil, nil},
+		"a slave is stopped, beside a peer": {func(g *group) {
+			g.down(b)
+			peer(g, c)
+		}, plan.Mixed, "host-b runs nothing", []string{"group.roles"}, nil},
 		"installation copied to the third host": {func(g *group) { g.copied(c, masterConf) },
 			plan.Begun, "host-c holds a copy of the installation", nil,
 			[]string{"brokerIP1=192.168.0.220 is host-a's address", "up to file 00000000002147483648", ".found-RUN"}},

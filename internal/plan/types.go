@@ -51,13 +51,15 @@ type Plan struct {
 
 // Member is one broker host of the group, before and after.
 type Member struct {
-	Host       string `json:"host"`    // name in the topology
-	Address    string `json:"address"` // IP that clients and peers use
-	Kind       Kind   `json:"kind"`
-	Peer       string `json:"peer"`     // dLegerSelfId
-	BrokerID   int    `json:"brokerId"` // as a follower: the peer's number + 1
-	ListenPort int    `json:"listenPort"`
-	RaftPort   int    `json:"raftPort"`
+	Host     string `json:"host"`    // name in the topology
+	Address  string `json:"address"` // IP that clients and peers use
+	Kind     Kind   `json:"kind"`
+	Peer     string `json:"peer"`     // dLegerSelfId
+	BrokerID int    `json:"brokerId"` // as a follower: the peer's number + 1
+	// Stopped is a slave that was found stopped: undoing the run leaves it so.
+	Stopped    bool `json:"stopped,omitempty"`
+	ListenPort int  `json:"listenPort"`
+	RaftPort   int  `json:"raftPort"`
 
 	Home       string            `json:"home"` // of the user that mqlift works as on the host
 	InstallDir string            `json:"installDir"`

@@ -65,10 +65,28 @@ func (alignLogs) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 	m := e.Master()
 	from := int64(0)
+	carry := n.Kind == plan.Slave
+	if carry {
+		left, err := n.leftAbort(ctx)
+		if err != nil {
+			return err
+		}
+		if left { // not stopped cleanly: they may hold anything
+			if err := e.dropDerived(ctx, n); err != nil {
+				return err
+			}
+			carry = false
+		}
+	}
 	// A stopped slave's consume queues and index are carried: they are compared with its log, all of it.
-	have, err := n.inspect(ctx, e, store.Options{Derived: n.Kind == plan.Slave}, "reading its commit log")
+	have, err := n.inspect(ctx, e, store.Options{Derived: carry}, "reading its commit log")
 	if err != nil {
 		return err
+	}
+	if carry && have.End <= have.First && end > 0 { // of a log that is not there any more
+		if err := e.dropDerived(ctx, n); err != nil {
+			return err
+		}
 	}
 	odd := have.Findings.Err()
 	if len(have.Files) > 0 && have.End > have.First {
@@ -117,12 +135,19 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 }
 
 // dropDerived moves a stopped broker's consume queues and index aside, both: a broker of 4.x builds them
-// from the log at its next start, and completes neither without the other.
+// from the log at its next start, and completes neither without the other. The checkpoint goes with them:
+// where abort is, a start in the old mode would build them from the time on that stands in it, and none
+// of what is older (CommitLog.recoverAbnormally, 4.5.2).
 func (e *Env) dropDerived(ctx context.Context, n *Node) error {
-	for _, dir := range []string{"consumequeue", "index"} {
-		if _, err := n.Agent.MoveAside(ctx, join(n.OldRoot, dir), e.State.Run); err != nil && !isNotExist(err) {
+	for _, name := range carried {
+		to, err := n.Agent.MoveAside(ctx, join(n.OldRoot, name), e.State.Run)
+		if isNotExist(err) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		e.action(n.Host, "moved %s aside to %s", join(n.OldRoot, name), to)
 	}
 	return nil
 }
