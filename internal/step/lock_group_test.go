@@ -39,7 +39,7 @@ func lockHost(t *testing.T) (*Env, string) {
 	t.Cleanup(func() { a.Close() })
 	m := &plan.Member{Host: "host-a", Address: "127.0.0.1", WorkDir: filepath.Join(home, ".mqlift")}
 	e := &Env{
-		Plan: &plan.Plan{Group: "g", Members: []*plan.Member{m}}, Nodes: []*Node{{Member: m, Remote: host, Agent: a}},
+		Plan: &plan.Plan{Fingerprint: "0123456789abcdef", Group: "g", Members: []*plan.Member{m}}, Nodes: []*Node{{Member: m, Remote: host, Agent: a}},
 		State: &State{Run: "run-1"}, Emit: func(event.Event) {}, Options: Options{From: "bastion-1", Dir: "/s/runs/g/run-1"},
 	}
 	if err := e.takeLock(t.Context()); err != nil {
