@@ -285,9 +285,10 @@ type stopwatch struct{ since atomic.Pointer[time.Time] }
 
 func (s *stopwatch) see(e event.Event) {
 	switch {
-	case e.Step == "fence-master" && e.Kind == event.StepBegin:
+	case (e.Step == "fence-master" || e.Step == "fence-peers") && e.Kind == event.StepBegin:
 		s.since.Store(&e.Time)
-	case e.Step == "fence-master" && e.Kind == event.UndoEnd, e.Step == "open-writes" && e.Kind == event.StepEnd:
+	case (e.Step == "fence-master" || e.Step == "fence-peers") && e.Kind == event.UndoEnd,
+		(e.Step == "open-writes" || e.Step == "give-back") && (e.Kind == event.StepEnd || e.Kind == event.StepSkip):
 		s.since.Store(nil)
 	}
 }

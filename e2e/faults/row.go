@@ -316,14 +316,14 @@ func (t *trial) decisive(codes []int) string {
 	for _, out := range t.outputs() {
 		for line := range strings.Lines(out) {
 			line = strings.TrimSpace(line)
+			if t.back && strings.Contains(line, "were sent again") {
+				return t.plain(line)
+			}
 			if text, ok := strings.CutPrefix(line, "mqlift: "); ok {
 				return t.plain(text)
 			}
-			if _, at, ok := strings.Cut(line, "was cut short at "); ok {
+			if _, at, ok := strings.Cut(line, "was cut short at "); ok && !t.back {
 				how := "undone, then applied"
-				if t.back {
-					how = "gone back from, with what was written"
-				}
 				if strings.Contains(out, "going on from there") {
 					how = "gone on with"
 				}
