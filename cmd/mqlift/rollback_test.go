@@ -1,10 +1,12 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"mqlift/internal/event"
+	"mqlift/internal/step"
 )
 
 // The time for which sends are refused runs on both ways, and stops where they are taken again.
@@ -28,6 +30,17 @@ func TestRefusedTimeIsFollowedOnBothWays(t *testing.T) {
 		if s.see(event.Event{Kind: c.by, Step: c.opens}); s.read() != 0 {
 			t.Errorf("%s of %s: still %s", c.by, c.opens, s.read())
 		}
+	}
+}
+
+func TestStatusSaysHowFarAWayBackHasGot(t *testing.T) {
+	r := &step.Replay{Taken: 30, Queues: map[string]*step.Resent{"orders/0": {Sent: 5}, "orders/1": {Sent: 6}}}
+	if got := underWay(r); !strings.Contains(got, "gives it up for free") {
+		t.Error(got)
+	}
+	r.StoppingAt = time.Now()
+	if got := underWay(r); !strings.Contains(got, "30 messages are kept on this machine, 11 of them sent again") || strings.Contains(got, "gives it up") {
+		t.Error(got)
 	}
 }
 

@@ -187,11 +187,24 @@ func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) erro
 	switch {
 	case state == nil || !state.Opening():
 	case state.Replay != nil:
-		st.GoingBack = "is under way: `mqlift rollback --replay` goes on with it"
+		st.GoingBack = underWay(state.Replay)
 	default:
 		st.GoingBack = s.cost(ctx, p, state)
 	}
 	return nil
+}
+
+// underWay says how far a way back has got, and whether it can be given up.
+func underWay(r *step.Replay) string {
+	s := "is under way: `mqlift rollback --replay` goes on with it"
+	if r.StoppingAt.IsZero() {
+		return s + "; Ctrl-C in it gives it up for free and lets the new group serve on, until that is stopped"
+	}
+	sent := 0
+	for _, q := range r.Queues {
+		sent += q.Sent
+	}
+	return fmt.Sprintf("%s; %d messages are kept on this machine, %d of them sent again, and the new group is stopped for good", s, r.Taken, sent)
 }
 
 // run says what runs there are: one that this machine knows, cut short or alive, and who holds the lock.
