@@ -146,10 +146,10 @@ The new group's stores are renamed and stay.
 `
 
 // What a replay is reckoned with before it has shown its own rate: messages a second that are read, sent or
-// looked up, which is careful (brokers on one machine do more), and how long it takes to stop one group and
-// to start the other.
+// looked up, which is what one queue got on a lab of two processors with much else to do, and how long it
+// takes to stop one group and to start the other.
 const (
-	reckonedRate    = 500
+	reckonedRate    = 200
 	reckonedRestart = 40 * time.Second
 )
 
@@ -192,7 +192,8 @@ func (o *rollbackOptions) replay(ctx context.Context, s *session, p *plan.Plan, 
 		fmt.Fprintf(k.out, "run %s was cut short on its way back, at %s: going on\n", cut.State.Run, cut.At)
 	}
 	a := applyOptions{target: o.target, stopping: o.stopping}
-	if err := a.walk(ctx, s, p, cut.State, cut.Dir, k, (*run.Walk).Run); err != nil {
+	err = a.walk(ctx, s, p, cut.State, cut.Dir, k, func(w *run.Walk, ctx context.Context) error { return w.GoBack(ctx, cut) })
+	if err != nil {
 		return err
 	}
 	if o.JSON {

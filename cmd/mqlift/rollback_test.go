@@ -45,8 +45,8 @@ func TestStatusSaysHowFarAWayBackHasGot(t *testing.T) {
 }
 
 func TestAReplayIsReckonedBeforehand(t *testing.T) {
-	want := "1500 messages take about 49.0s, 43.0s of it with sends refused, at 500 a second for each of reading, sending and looking up;\nprogress tells the time left at the rate that there is."
-	if got := estimate(1500); got != want {
+	want := "2000 messages take about 1m10s, 50.0s of it with sends refused, at 200 a second for each of reading, sending and looking up;\nprogress tells the time left at the rate that there is."
+	if got := estimate(2000); got != want {
 		t.Error(got)
 	}
 }

@@ -50,3 +50,17 @@ func TestAWayBackThatFailsIsUndoneUntilTheNewGroupIsGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// A way back that was killed in the fence and is given up by the next process leaves nothing fenced.
+func TestAWayBackThatIsTakenUpUndoesWhatItsForerunnerBegan(t *testing.T) {
+	r := rehearse(t)
+	r.Env.State.OpeningAt, r.Env.State.Replay = time.Now(), &step.Replay{}
+	cut := &Cut{State: r.Env.State, begun: []begun{{"open", "open"}, {"prepare", "a"}, {"prepare", "b"}}}
+	r.Playbook.Stages = r.Playbook.Stages[:2]
+	r.steps["a"].do = func(context.Context, *step.Env) error { return errBroken }
+	f := wantFailure(t, r.GoBack(t.Context(), cut), "prepare", "a")
+	if !f.Undone || !f.Back {
+		t.Errorf("undone %t, back %t: %v", f.Undone, f.Back, f)
+	}
+	r.wantSaid("do a", "undo b", "undo a")
+}

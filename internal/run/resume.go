@@ -147,6 +147,20 @@ func (w *Walk) Continue(ctx context.Context, c *Cut) error {
 	return w.run(ctx, true)
 }
 
+// GoBack walks the way back from an opened group, from its first step on, since each asks what is left to
+// do. What an earlier process had begun of it is undone, too, when it is given up: that one may have been
+// killed with the group fenced.
+func (w *Walk) GoBack(ctx context.Context, c *Cut) error {
+	for _, stage := range w.Playbook.Stages {
+		for _, name := range stage.Steps {
+			if s, ok := w.byName(name); ok && slices.Contains(c.begun, begun{stage.Name, name}) {
+				w.begins(place{stage.Name, s})
+			}
+		}
+	}
+	return w.run(ctx, false)
+}
+
 // next is the step after one, unless it opens writes: that is never undone.
 func (w *Walk) next(after begun) (place, bool) {
 	found := false

@@ -133,6 +133,8 @@ type place struct {
 	step  step.Step
 }
 
+func (p place) is(o place) bool { return p.stage == o.stage && p.step.Name() == o.step.Name() }
+
 func (w *Walk) step(ctx context.Context, p place) error {
 	name := p.step.Name()
 	w.Env.At(p.stage, name)

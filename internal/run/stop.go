@@ -8,16 +8,19 @@ import (
 	"mqlift/internal/step"
 )
 
+// begins notes that a step is begun; one that an earlier process had begun keeps its place.
 func (w *Walk) begins(p place) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.begun = append(w.begun, p)
+	if !slices.ContainsFunc(w.begun, p.is) {
+		w.begun = append(w.begun, p)
+	}
 }
 
 func (w *Walk) undone(p place) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if i := slices.IndexFunc(w.begun, func(b place) bool { return b.stage == p.stage && b.step.Name() == p.step.Name() }); i >= 0 {
+	if i := slices.IndexFunc(w.begun, p.is); i >= 0 {
 		w.begun = slices.Delete(w.begun, i, i+1)
 	}
 }
