@@ -80,7 +80,7 @@ and undone · 5 failed or stopped after writes were opened, or not all could be 
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what each step would do on which host, and do nothing")
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask at the start")
 	cmd.Flags().BoolVar(&o.Ask, "ask-before-open", false, "ask once more at the last point where going back is free; sends are refused while it waits")
-	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with `mqlift failover`")
+	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with mqlift failover")
 	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead or silent; refused while it lives")
 	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
 	cmd.Flags().StringVar(&o.Report, "report", "", "write what was done and measured to this `file` as JSON")

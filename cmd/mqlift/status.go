@@ -92,7 +92,7 @@ func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Wr
 		st.GoingBack = unpriced
 	}
 	// What cannot be read of a run keeps nobody from seeing how the group is.
-	unread := errors.Join(herr, uerr, s.price(ctx, st, cut))
+	unread := errors.Join(herr, uerr, s.price(ctx, st, cut, facts.Lock()))
 	st.run(cut, alive, facts.Lock())
 	if unread != nil {
 		st.Unread = unread.Error()
@@ -164,7 +164,7 @@ func (s *session) status(ctx context.Context, facts *observe.Facts, cut *run.Cut
 
 // price puts a number on going back once writes have been opened: by the journal's state, or by what the
 // run keeps on the hosts.
-func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) error {
+func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut, lock *grouplock.Held) error {
 	var p *plan.Plan
 	var state *step.State
 	if cut != nil {
@@ -174,7 +174,7 @@ func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) erro
 			return err
 		}
 		state = cut.State
-	} else if st.State == plan.Upgraded || st.State == plan.Impaired {
+	} else if st.State == plan.Upgraded || st.State == plan.Impaired || lock != nil {
 		r, err := s.record(ctx)
 		if err != nil {
 			st.GoingBack = unpriced
@@ -185,6 +185,8 @@ func (s *session) price(ctx context.Context, st *groupStatus, cut *run.Cut) erro
 		p, state = r.Plan, r.State
 	}
 	switch {
+	case cut == nil && state != nil && lock != nil && lock.Run == state.Run && !state.Opening():
+		st.GoingBack = "is free: writes have not been opened on new peers"
 	case state == nil || !state.Opening():
 	case state.Replay != nil:
 		st.GoingBack = underWay(state.Replay)

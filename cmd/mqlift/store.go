@@ -140,6 +140,9 @@ type storeReport struct {
 
 func runStore(ctx context.Context, o storeOptions, dirs []string, compare bool, out, errOut io.Writer) (err error) {
 	r := &storeReport{Stores: map[string]*store.Inspection{}, Metadata: map[string]*store.Metadata{}, Findings: diag.Findings{}}
+	if o.FileSize < 0 {
+		return &usageError{fmt.Errorf("--file-size %d: a file has no such length", o.FileSize)}
+	}
 	if len(dirs) > 0 {
 		for _, dir := range dirs {
 			c, err := localStore(dir, o)
@@ -191,6 +194,16 @@ func runStore(ctx context.Context, o storeOptions, dirs []string, compare bool, 
 // localStore finds out what of a store a folder on this machine is.
 func localStore(dir string, o storeOptions) (*storeCopy, error) {
 	c := &storeCopy{Name: filepath.Clean(dir), fileSize: o.FileSize}
+	for _, folder := range []string{dir, o.Root} {
+		if info, err := os.Stat(folder); folder == dir || folder != "" {
+			if err != nil {
+				return nil, &usageError{err}
+			}
+			if !info.IsDir() {
+				return nil, &usageError{fmt.Errorf("%s is no folder", folder)}
+			}
+		}
+	}
 	for _, log := range []string{filepath.Join(dir, "commitlog"), dir} {
 		entries, err := os.ReadDir(log)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -289,6 +302,10 @@ func (r *storeReport) look(ctx context.Context, o storeOptions, screen *view.Lin
 			for _, file := range slices.Sorted(maps.Keys(meta.Broken)) {
 				r.Findings.Add(diag.Finding{Check: "store.metadata", Severity: diag.Fail, Host: c.Name, Where: filepath.Join(meta.Dir, file),
 					What: "the file cannot be read: " + meta.Broken[file], Do: "bring it from another copy, or from its .bak"})
+			}
+			for _, file := range slices.Sorted(maps.Keys(meta.Fallback)) {
+				r.Findings.Add(diag.Finding{Check: "store.metadata", Severity: diag.Warn, Host: c.Name, Where: filepath.Join(meta.Dir, file),
+					What: "the file cannot be read: " + meta.Fallback[file] + "; its .bak, the state before, is what was looked at and what a starting broker takes", Do: "see what the .bak lacks; the file is written anew at the next change of it"})
 			}
 		}
 	}
@@ -404,16 +421,20 @@ func (r *storeReport) print(out io.Writer) {
 		for _, chunk := range in.Chunks {
 			valid += chunk.Length
 		}
-		fmt.Fprintf(out, "  log     first %d, end %d in %s, %d files of %s, %s of data\n", in.First, in.End, lastFile(in), len(in.Files), view.Bytes(in.FileSize), view.Bytes(valid))
+		fmt.Fprintf(out, "  log     first %d, end %d in %s, %s of %s, %s of data\n", in.First, in.End, lastFile(in), counted(len(in.Files), "file"), view.Bytes(in.FileSize), view.Bytes(valid))
 		if in.Messages > 0 {
 			fmt.Fprintf(out, "          %d messages, the last one stored %s\n", in.Messages, in.Last.UTC().Format("2006-01-02 15:04:05.000"))
 		}
 		if in.DividedBlank {
-			fmt.Fprintln(out, "          closed by an end-of-file mark: a first start as DLedger wrote it")
+			fmt.Fprintln(out, "          closed by an end-of-file mark, as a first start as DLedger writes it")
 		}
 		if d := in.Derived; d != nil {
-			fmt.Fprintf(out, "  queues  %d of %d topics, %d entries, up to offset %d\n", len(d.Queues), d.Topics, d.Entries, d.Reach)
-			fmt.Fprintf(out, "  index   %d files, %d entries\n", len(d.Index), d.Keys)
+			if d.Reach < 0 {
+				fmt.Fprintln(out, "  queues  none")
+			} else {
+				fmt.Fprintf(out, "  queues  %d in %s, %d entries, up to offset %d\n", len(d.Queues), counted(d.Topics, "topic"), d.Entries, d.Reach)
+			}
+			fmt.Fprintf(out, "  index   %s, %d entries\n", counted(len(d.Index), "file"), d.Keys)
 		}
 	}
 	fmt.Fprintln(out)
@@ -440,6 +461,14 @@ func (r *storeReport) print(out io.Writer) {
 		return
 	}
 	view.Findings(out, terminal(out), r.Findings)
+}
+
+// counted is a number with its thing.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // lastFile is the name of the file in which the log ends.

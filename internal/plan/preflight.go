@@ -46,6 +46,7 @@ func KindOf(m *observe.Member) Kind {
 // Preflight says of everything that an apply depends on whether it is as it must be. It is pure.
 func Preflight(t *topology.Topology, g *topology.Group, f *observe.Facts) diag.Findings {
 	p := preflight{t: t, g: g, f: f, is: Recognise(g, f)}
+	p.locks()
 	p.group()
 	for i := range f.Members {
 		p.member(&f.Members[i])
@@ -201,7 +202,9 @@ func (p *preflight) host(m *observe.Member) {
 	if len(m.Others) > 0 && strings.Contains(d.Stop, "mqshutdown") {
 		p.add(diag.Fail, "host.brokers", host, d.Where("stop"), fmt.Sprintf("%d other broker(s) run on this host, and mqshutdown stops every broker that it finds", len(m.Others)), "leave `stop` out: mqlift then signals the one process")
 	}
-	p.lock(m)
+	if m.LockErr != nil {
+		p.add(diag.Fail, "group.lock", host, grouplock.Path(d.WorkDir, p.g.Name), m.LockErr.Error(), "look at it, and remove it when no run is going on")
+	}
 	if d.WorkDir != "" {
 		if tree, ok := m.Trees[d.InstallDir]; ok && !tree.Writable {
 			p.add(diag.Fail, "host.writable", host, tree.Nearest, fmt.Sprintf("user %s may not write here", m.Host.User), "use the broker's own user, or sudo: true")
@@ -209,15 +212,17 @@ func (p *preflight) host(m *observe.Member) {
 	}
 }
 
-// lock says who holds the group. It is no failure: whether a run may go on with the lock there is for
-// apply to decide, which knows the journals of this machine.
-func (p *preflight) lock(m *observe.Member) {
-	host := m.Declared.Host
-	switch {
-	case m.LockErr != nil:
-		p.add(diag.Fail, "group.lock", host, grouplock.Path(m.Declared.WorkDir, p.g.Name), m.LockErr.Error(), "look at it, and remove it when no run is going on")
-	case m.Lock != nil:
-		p.add(diag.Warn, "group.lock", host, m.Lock.Path, m.Lock.Holder()+"; what else is found here may be its work, so that nothing is to be mended by hand", m.Lock.Do())
+// locks says who holds the group, once for each run and before all that may be that run's work. It is no
+// failure: whether a run may go on with the lock there is for apply to decide, which knows the journals of
+// this machine.
+func (p *preflight) locks() {
+	said := map[string]bool{}
+	for _, m := range p.f.Members {
+		if m.Lock == nil || said[m.Lock.Run] {
+			continue
+		}
+		said[m.Lock.Run] = true
+		p.add(diag.Warn, "group.lock", "", m.Declared.Host+":"+m.Lock.Path, m.Lock.Holder()+"; what is found below may be its work, so that nothing is to be mended by hand", m.Lock.Do())
 	}
 }
 

@@ -176,7 +176,7 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		}, []string{"fail host.brokers host-a"}, "1 other broker(s) run on this host"},
 		"a run holds the group": {func(g *group) {
 			g.member(a).Lock = &grouplock.Held{Lock: grouplock.Lock{Group: "broker-a", Run: "run-7", Operator: "alice", From: "bastion-2"}, Life: grouplock.Alive}
-		}, []string{"warn group.lock host-a"}, "run run-7 of alice on bastion-2 holds broker-a"},
+		}, []string{"warn group.lock"}, "run run-7 of alice on bastion-2 holds broker-a"},
 		"a lock that nobody can read": {func(g *group) { g.member(a).LockErr = errors.New("host-a: not a lock that mqlift wrote") },
 			[]string{"fail group.lock host-a"}, "not a lock that mqlift wrote"},
 		"a folder that may not be written": {func(g *group) {

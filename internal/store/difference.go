@@ -238,7 +238,8 @@ type FirstByte struct {
 // Having is what some copies have at the first byte that differs.
 type Having struct {
 	Members []string `json:"members"`
-	Ends    bool     `json:"ends,omitempty"` // the log ends there
+	Ends    bool     `json:"ends,omitempty"`  // the log ends there
+	Lacks   bool     `json:"lacks,omitempty"` // the log has no file there, and goes on after it
 	Byte    byte     `json:"byte"`
 	Place   Place    `json:"place"`
 }
@@ -258,6 +259,8 @@ func (f FirstByte) Where() string {
 		switch {
 		case h.Ends:
 			has = append(has, who+" ends there")
+		case h.Lacks:
+			has = append(has, who+" has no file there, only later ones")
 		default:
 			has = append(has, fmt.Sprintf("%s has 0x%02x, in %s", who, h.Byte, h.Place))
 		}
@@ -329,7 +332,7 @@ func (c *Certificate) Explain(ctx context.Context, members map[string]*Inspectio
 			return fmt.Errorf("%s: looking at offset %d: %w", name, first, err)
 		}
 		i := slices.IndexFunc(f.Has, func(x Having) bool {
-			return x.Ends == h.Ends && x.Byte == h.Byte && x.Place.Kind == h.Place.Kind && x.Place.Offset == h.Place.Offset && x.Place.ID == h.Place.ID
+			return x.Ends == h.Ends && x.Lacks == h.Lacks && x.Byte == h.Byte && x.Place.Kind == h.Place.Kind && x.Place.Offset == h.Place.Offset && x.Place.ID == h.Place.ID
 		})
 		if i < 0 {
 			f.Has = append(f.Has, h)
@@ -386,12 +389,15 @@ func (c *Certificate) firstOf(ctx context.Context, in, ref *Inspection, a, b Cop
 }
 
 func having(ctx context.Context, in *Inspection, log Copy, at int64) (Having, error) {
-	if at >= in.End && !in.Bounded && in.Trailing == nil || at < in.First {
+	if at >= in.End && !in.Bounded && in.Trailing == nil {
 		return Having{Ends: true}, nil
+	}
+	if at < in.First {
+		return Having{Lacks: true}, nil
 	}
 	b, err := log.Bytes(ctx, at, at+1)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Having{Ends: true}, nil
+		return Having{Ends: at >= in.End, Lacks: at < in.End}, nil
 	}
 	if err != nil {
 		return Having{}, err

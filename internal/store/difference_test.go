@@ -132,6 +132,16 @@ func TestTheFirstByteThatDiffersIsNamed(t *testing.T) {
 			t.Fatalf("%+v, want an offset in the message at %d", f, at)
 		}
 	})
+	t.Run("a copy that begins later", func(t *testing.T) {
+		l, slave := build(t)
+		if err := os.Remove(filepath.Join(slave, store.FileName(0))); err != nil {
+			t.Fatal(err)
+		}
+		f := explain(t, fileSize, map[string]string{"master": l.Dir, "slave": slave}).FirstByte
+		if f == nil || f.Offset != 0 || strings.Contains(f.String(), "ends there") || !strings.Contains(f.String(), "slave has no file there, only later ones") {
+			t.Error(f)
+		}
+	})
 	t.Run("equal copies", func(t *testing.T) {
 		l, slave := build(t)
 		if c := explain(t, fileSize, map[string]string{"master": l.Dir, "slave": slave}); c.FirstByte != nil || !c.OK() {

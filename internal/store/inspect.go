@@ -152,7 +152,10 @@ func Inspect(ctx context.Context, dir string, o Options) (*Inspection, error) {
 		if o.From > 0 || o.To > 0 {
 			return nil, &RangeError{dir, max(o.From, o.To), "there are no commit log files"}
 		}
-		return in, nil
+		if o.Derived {
+			err = in.queuesWithoutLog(ctx, o.Root)
+		}
+		return in, err
 	}
 	w := walker{Options: o, dir: dir, fileSize: fileSize, hashing: &errgroup.Group{}}
 	w.hashing.SetLimit(o.Workers)
@@ -176,6 +179,23 @@ func Inspect(ctx context.Context, dir string, o Options) (*Inspection, error) {
 	}
 	in.Derived, err = scan.compare(ctx, in, total)
 	return in, err
+}
+
+// queuesWithoutLog adds a finding when consume queues refer to a log that is not there, unless DLedger has
+// one of its own below the root.
+func (in *Inspection) queuesWithoutLog(ctx context.Context, root string) error {
+	reach, err := MaxConsumeQueueOffset(ctx, root)
+	if err != nil || reach < 0 {
+		return err
+	}
+	ledgers, err := filepath.Glob(filepath.Join(root, "dledger-*"))
+	if err != nil || len(ledgers) > 0 {
+		return err
+	}
+	in.Findings.Add(diag.Finding{Check: "store.ahead", Severity: diag.Fail, Where: in.Dir,
+		What: fmt.Sprintf("there is no commit log, and consume queues refer to messages up to offset %d", reach),
+		Do:   "bring the commit log from another copy, and do not start the broker before: it would delete what the queues hold"})
+	return nil
 }
 
 type walker struct {
@@ -751,7 +771,7 @@ func (in *Inspection) damage(f LogFile, w *fileWalk) {
 	if n := len(w.moved); n > 0 {
 		in.Findings.Add(diag.Finding{Check: "store.offset", Severity: diag.Fail, Where: where,
 			What: fmt.Sprintf("%s elsewhere, the first one at offset %d", count(int64(n), "message says that it stands", "messages say that they stand"), w.moved[0]),
-			Do:   "this file was renamed or put together wrongly: bring it from another copy"})
+			Do:   "a byte of it is damaged, or this file was renamed or put together wrongly: bring it from another copy"})
 	}
 	if w.following > 0 {
 		why := w.why
@@ -779,7 +799,7 @@ func count(n int64, one, many string) string {
 
 // trailing adds findings about what stands after End.
 func (in *Inspection) trailing(endFile int, walks []fileWalk) {
-	if t := in.Trailing; t != nil {
+	if t := in.Trailing; t != nil && walks[endFile].following == 0 { // which damage has said of more than these bytes
 		in.Findings.Add(diag.Finding{Check: "store.trailing", Severity: diag.Warn, Where: filepath.Join(in.Dir, in.Files[endFile].Name),
 			What: fmt.Sprintf("%d bytes after the log's end at %d are no message (%s): torn by a kill, or still being written", t.End-in.End, in.End, t.Why),
 			Do:   "nothing if the broker was killed or runs; a starting broker ignores them"})

@@ -21,12 +21,15 @@ type Metadata struct {
 	Files map[string]json.RawMessage `json:"files"` // by name, as strict JSON
 	// Broken says of files that are no JSON what is wrong with them.
 	Broken map[string]string `json:"broken,omitempty"`
+	// Fallback says the same of files that were read from their .bak, as a starting broker does
+	// (ConfigManager.load, 4.5.2).
+	Fallback map[string]string `json:"fallback,omitempty"`
 }
 
 // ReadMetadata reads config/*.json under a store's root. A running broker replaces them now and then,
 // the one before being beside as .bak (MixAll.string2File, 4.5.2). Without the folder there are none.
 func ReadMetadata(root string) (*Metadata, error) {
-	m := &Metadata{Dir: filepath.Join(root, "config"), Files: map[string]json.RawMessage{}, Broken: map[string]string{}}
+	m := &Metadata{Dir: filepath.Join(root, "config"), Files: map[string]json.RawMessage{}, Broken: map[string]string{}, Fallback: map[string]string{}}
 	entries, err := os.ReadDir(m.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
@@ -40,6 +43,7 @@ func ReadMetadata(root string) (*Metadata, error) {
 			continue
 		}
 		var wrong error
+		fallback := false
 		for _, path := range []string{filepath.Join(m.Dir, name), filepath.Join(m.Dir, name), filepath.Join(m.Dir, name+".bak")} {
 			data, err := os.ReadFile(path)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -53,11 +57,17 @@ func ReadMetadata(root string) (*Metadata, error) {
 				wrong = errors.Join(wrong, err)
 				continue
 			}
-			m.Files[name] = strict
+			m.Files[name], fallback = strict, strings.HasSuffix(path, ".bak")
 			break
 		}
-		if m.Files[name] == nil && wrong != nil {
-			m.Broken[name] = strings.SplitN(wrong.Error(), "\n", 2)[0]
+		if wrong == nil {
+			continue
+		}
+		what := strings.SplitN(wrong.Error(), "\n", 2)[0]
+		if m.Files[name] == nil {
+			m.Broken[name] = what
+		} else if fallback {
+			m.Fallback[name] = what
 		}
 	}
 	return m, nil
