@@ -153,7 +153,7 @@ func (b *bench) journalDamaged(t *testing.T, run string) {
 	whole, err := os.ReadFile(file)
 	must(t, err)
 	must(t, os.WriteFile(file, append([]byte("{"), whole...), 0o600))
-	b.run(t, call{}, "status").wants(t, 1, "host-a", "it is dead", file+": line 1 is not a record", "Going back cannot be priced")
+	b.run(t, call{}, "status").wants(t, 1, "host-a", "it is dead", file+": line 1 is not a record", "Going back is free")
 	b.run(t, call{}, "apply", "--yes").wants(t, 1, file+": line 1 is not a record", "nothing was done now")
 	must(t, os.WriteFile(file, whole, 0o600))
 }
