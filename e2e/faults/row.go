@@ -316,7 +316,7 @@ func (t *trial) decisive(codes []int) string {
 	for _, out := range t.outputs() {
 		for line := range strings.Lines(out) {
 			line = strings.TrimSpace(line)
-			if t.back && strings.Contains(line, "were sent again") {
+			if t.back && strings.Contains(line, "were sent again, and all") {
 				return t.plain(line)
 			}
 			if text, ok := strings.CutPrefix(line, "mqlift: "); ok {
