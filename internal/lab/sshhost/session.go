@@ -150,11 +150,17 @@ func (h *Host) start(ctx context.Context, channel ssh.Channel, argv, env []strin
 // wait tells the client how the command ended as soon as it has, and returns when the last process
 // that holds its output has let go of it: `sleep 60 &` keeps a session open under sshd, too.
 func (c *command) wait(channel ssh.Channel) {
-	c.await(c.cmd)
+	err := c.await(c.cmd)
 	c.mu.Lock()
 	c.over = true
 	c.mu.Unlock()
-	status, _ := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	var status syscall.WaitStatus
+	if c.cmd.ProcessState != nil {
+		status, _ = c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	} else {
+		fmt.Fprintf(channel.Stderr(), "how %s ended is not known: %v\n", c.cmd.Path, err)
+		status = 255 << 8
+	}
 	if status.Signaled() {
 		channel.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name    string
