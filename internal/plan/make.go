@@ -205,13 +205,29 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 		return size(m, path.Join(m.OldRoot, "consumequeue")) + size(m, path.Join(m.OldRoot, "index"))
 	}
 	master, slave := p.Of(Master)[0], p.Of(Slave)[0]
+	bears := func(m *Member, path string, need, free int64, do string) {
+		p.Disk = append(p.Disk, Forecast{Host: m.Host, Path: path, Need: need, Free: free})
+		if need+spareDisk > free {
+			full.Add(diag.Finding{Check: "host.disk", Severity: diag.Fail, Host: m.Host, Where: path,
+				What: fmt.Sprintf("%d bytes are needed with a reserve of %d, and %d are free", need+spareDisk, int64(spareDisk), free), Do: do})
+		}
+	}
 	for _, m := range p.Members {
+		place := at[m.Host].Trees[m.InstallDir]
+		if tree, ok := at[m.Host].Trees[m.NewRoot]; ok {
+			place = tree
+		}
 		var need int64
 		if m.Kind == Fresh {
 			p.Copies = append(p.Copies,
 				Copy{What: CopyLog, From: master.Host, To: m.Host, Bytes: size(master, master.CommitLog)},
 				Copy{What: CopyQueues, From: slave.Host, To: m.Host, Bytes: queues(slave)})
-			need = size(master, master.CommitLog) + queues(slave)
+			need = queues(slave)
+			if log, ok := at[m.Host].Trees[m.CommitLog]; ok && log.Filesystem.MountPoint != place.Filesystem.MountPoint { // a disk of its own
+				bears(m, m.CommitLog, size(master, master.CommitLog), log.Filesystem.Free, "make room")
+			} else {
+				need += size(master, master.CommitLog)
+			}
 		} else {
 			p.Copies = append(p.Copies, Copy{What: CopyQueues, From: m.Host, To: m.Host, Bytes: queues(m)})
 			need = queues(m)
@@ -219,15 +235,7 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 				need += max(0, size(master, master.CommitLog)-size(m, m.CommitLog))
 			}
 		}
-		place := at[m.Host].Trees[m.InstallDir]
-		if tree, ok := at[m.Host].Trees[m.NewRoot]; ok {
-			place = tree
-		}
-		p.Disk = append(p.Disk, Forecast{Host: m.Host, Path: m.NewRoot, Need: need, Free: place.Filesystem.Free})
-		if free := place.Filesystem.Free; need+spareDisk > free {
-			full.Add(diag.Finding{Check: "host.disk", Severity: diag.Fail, Host: m.Host, Where: m.NewRoot,
-				What: fmt.Sprintf("%d bytes are needed with a reserve of %d, and %d are free", need+spareDisk, int64(spareDisk), free), Do: "make room, or name another place (dledgerRoot)"})
-		}
+		bears(m, m.NewRoot, need, place.Filesystem.Free, "make room, or name another place (dledgerRoot)")
 	}
 	return full
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"mqlift/internal/agent"
 	"mqlift/internal/corpus"
 	"mqlift/internal/diag"
+	"mqlift/internal/hostinfo"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/view"
@@ -313,6 +316,29 @@ func TestAPlanIsStaleOnceWhatItWasMadeFromHasMoved(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestACommitLogOnADiskOfItsOwnIsForecastThere(t *testing.T) {
+	log := install + "/store/commitlog"
+	g := healthy(t)
+	m := g.member("host-c")
+	m.Trees[log] = agent.Path{Path: log, Filesystem: hostinfo.Filesystem{MountPoint: log, Free: 5 * gib}}
+	g.setFree("host-c", 2*gib) // too little for the log
+	m.Trees[log] = agent.Path{Path: log, Filesystem: hostinfo.Filesystem{MountPoint: log, Free: 5 * gib}}
+	var found []string
+	for _, d := range g.plan().Disk {
+		if d.Host == "host-c" {
+			found = append(found, fmt.Sprint(d.Path, " ", d.Need/gib, " of ", d.Free/gib))
+		}
+	}
+	want := []string{log + " 3 of 5", install + "/store/dledger_store 0 of 2"}
+	if !slices.Equal(found, want) {
+		t.Errorf("forecast %q, not %q", found, want)
+	}
+	m.Trees[log] = agent.Path{Path: log, Filesystem: hostinfo.Filesystem{MountPoint: log, Free: 3 * gib}}
+	if _, err := plan.Make(g.input()); err == nil || !strings.Contains(err.Error(), log) {
+		t.Errorf("a log disk that is too small: %v", err)
 	}
 }
 

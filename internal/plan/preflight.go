@@ -17,6 +17,7 @@ import (
 	"mqlift/internal/grouplock"
 	"mqlift/internal/observe"
 	"mqlift/internal/topology"
+	"mqlift/internal/transfer"
 )
 
 // Limits of what preflight lets pass.
@@ -407,11 +408,17 @@ func (p *preflight) otherLength(m *observe.Member, length int64, count, right in
 func (p *preflight) copiedLog(m *observe.Member, dir string, size int64) {
 	var odd []string
 	for _, e := range m.Log {
+		if e.Path == transfer.IncomingName { // of a copy that died; it goes before the next one
+			continue
+		}
 		if check, what := strange(e, size); check != "" {
 			odd = append(odd, e.Path+" "+what)
 		}
 	}
-	if len(odd) > 0 {
+	switch mounted := m.Trees[dir].Filesystem.MountPoint == dir; {
+	case len(odd) > 0 && mounted:
+		p.add(diag.Fail, "store.junk", m.Declared.Host, dir, "is a mount point, which cannot be moved aside, and what lies in it is not what a broker takes: "+strings.Join(odd, ", "), "move that away, to a folder outside of this one; an empty lost+found can be removed")
+	case len(odd) > 0:
 		p.add(diag.Warn, "store.junk", m.Declared.Host, dir, "the commit log that lies here is not one that a broker takes: "+strings.Join(odd, ", "), "nothing: the plan moves this folder aside and copies the master's log anew")
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"mqlift/internal/hostinfo"
 	"mqlift/internal/observe"
 	"mqlift/internal/plan"
+	"mqlift/internal/transfer"
 )
 
 // lines are the findings that are not fine, as "severity check host".
@@ -249,6 +250,12 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		"lost+found": {func(g *group) {
 			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: "lost+found", Mode: fs.ModeDir | 0o700})
 		}, []string{"fail store.junk host-a"}, "a folder inside the commit log's folder"},
+		"lost+found on the new host's own disk for the log": {func(g *group) {
+			m := g.member(c)
+			m.CommitLog = install + "/store/commitlog"
+			m.Log = []agent.Entry{{Path: "lost+found", Mode: fs.ModeDir | 0o700}, {Path: transfer.IncomingName, Mode: fs.ModeDir | 0o755}}
+			m.Trees[m.CommitLog] = agent.Path{Path: m.CommitLog, Filesystem: hostinfo.Filesystem{MountPoint: m.CommitLog, Free: 99 * gib}}
+		}, []string{"fail store.junk host-c"}, "is a mount point, which cannot be moved aside, and what lies in it is not what a broker takes: lost+found is a folder"},
 		"what NFS keeps": {func(g *group) {
 			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: ".nfs000000000012", Size: gib})
 		}, []string{"fail store.junk host-a"}, "is what NFS keeps"},

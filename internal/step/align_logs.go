@@ -64,6 +64,9 @@ func (alignLogs) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 // a slave's own log, or what an earlier try brought.
 func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 	m := e.Master()
+	if err := n.clearIncoming(ctx); err != nil {
+		return err
+	}
 	from := int64(0)
 	carry := n.Kind == plan.Slave
 	if carry {

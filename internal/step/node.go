@@ -29,6 +29,9 @@ func (n *Node) process(ctx context.Context) (*agent.RocketMQ, error) {
 
 // start runs the operator's start line and returns once the broker's JVM is there.
 func (n *Node) start(ctx context.Context) error {
+	if err := n.clearIncoming(ctx); err != nil {
+		return err
+	}
 	// Half a start would be taken for none by the undoing that follows: it is seen through.
 	_, err := n.Agent.StartBroker(context.WithoutCancel(ctx), agent.StartRequest{
 		Shell: n.Start, Dir: n.InstallDir, Env: n.Env, ExpectConf: n.ConfPath,
@@ -238,4 +241,18 @@ func (e *Env) aside(dir string) string { return dir + ".mqlift-" + e.State.Run }
 func incoming(commitLog string) string { return commitLog + ".mqlift-incoming" }
 
 // inside is the same for trees below a root, which may be a mount point.
-func inside(root string) string { return path.Join(root, ".mqlift-incoming") }
+func inside(root string) string { return path.Join(root, transfer.IncomingName) }
+
+// clearIncoming removes what a copy that died with its host left inside the commit log, where it lies only
+// if that is a mount point: no broker starts with it there.
+func (n *Node) clearIncoming(ctx context.Context) error {
+	dir := path.Join(n.CommitLog, transfer.IncomingName)
+	if _, err := n.Remote.Stat(ctx, dir); err != nil {
+		if isNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	_, err := n.Remote.Run(ctx, remote.Cmd{Argv: []string{"rm", "-rf", dir}})
+	return err
+}

@@ -133,7 +133,7 @@ func (p *placement) hasLogFile(l logList, name string) bool {
 }
 
 // logFile makes a new commit log file under a temporary name; done gives it its own.
-func (p *placement) logFile(path string, e entry) (*os.File, func() error, error) {
+func (p *placement) logFile(ctx context.Context, path string, e entry) (*os.File, func() error, error) {
 	final := p.path(path)
 	f, err := p.part(filepath.Dir(final), e.Size)
 	if err != nil {
@@ -141,7 +141,7 @@ func (p *placement) logFile(path string, e entry) (*os.File, func() error, error
 	}
 	return f, func() error {
 		if _, err := os.Lstat(final); err == nil { // of another length
-			if err := p.moveAway(path); err != nil {
+			if err := p.moveAway(ctx, path); err != nil {
 				return err
 			}
 		}
@@ -173,6 +173,37 @@ func (p *placement) part(place string, size int64) (*os.File, error) {
 	return f, nil
 }
 
+// IncomingName is the folder for files that are not complete yet, where none is named by Options or the
+// one that is lies on another file system. It is gone when the transfer has ended. A host that died leaves
+// it behind, perhaps inside of a commit log: no broker starts with it there.
+const IncomingName = ".mqlift-incoming"
+
+// existing is the nearest folder of a path that exists, links resolved: it decides about the file system.
+func existing(path string) (string, error) {
+	for {
+		resolved, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			return resolved, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+			return "", err
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func sameDevice(a, b string) (bool, error) {
+	at, err := existing(a)
+	if err != nil {
+		return false, err
+	}
+	var x, y unix.Stat_t
+	if err := errors.Join(unix.Stat(at, &x), unix.Stat(b, &y)); err != nil {
+		return false, err
+	}
+	return x.Dev == y.Dev, nil
+}
+
 // incomingDir is a folder for temporary files. Each run has its own folder in it, locked, so that
 // what a killed run left can be told from what belongs to one that is alive.
 type incomingDir struct {
@@ -180,38 +211,37 @@ type incomingDir struct {
 	lock     *os.File
 }
 
+// incomingFor chooses where files lie until they get their names in place: in Options.Incoming, or else
+// beside it. Where it is a mount point, or a link to one, only a folder inside of it is on the same file
+// system, without which no file gets its name at once.
 func (p *placement) incomingFor(place string) (*incomingDir, error) {
-	dir := p.Incoming
-	target := place
-	for { // the nearest folder that exists decides about the file system
-		resolved, err := filepath.EvalSymlinks(target)
-		if err == nil {
-			if dir == "" {
-				dir = filepath.Join(filepath.Dir(resolved), ".mqlift-incoming")
-				if target != place { // the place is not there yet: this is a folder above it
-					dir = filepath.Join(resolved, ".mqlift-incoming")
-				}
-			}
-			target = resolved
-			break
+	folder, err := existing(place)
+	if err != nil {
+		return nil, err
+	}
+	beside := filepath.Join(filepath.Dir(folder), IncomingName)
+	if _, err := os.Lstat(place); err != nil { // it is not there yet: this is a folder above it
+		beside = filepath.Join(folder, IncomingName)
+	}
+	dir := filepath.Join(folder, IncomingName)
+	for _, candidate := range []string{p.Incoming, beside} {
+		if candidate == "" {
+			continue
 		}
-		if !errors.Is(err, fs.ErrNotExist) || target == filepath.Dir(target) {
+		same, err := sameDevice(candidate, folder)
+		if err != nil {
 			return nil, err
 		}
-		target = filepath.Dir(target)
+		if same {
+			dir = candidate
+			break
+		}
 	}
 	if in := p.incoming[dir]; in != nil {
 		return in, nil
 	}
 	if err := mkdirAll(dir); err != nil {
 		return nil, err
-	}
-	var here, there unix.Stat_t
-	if err := errors.Join(unix.Stat(dir, &here), unix.Stat(target, &there)); err != nil {
-		return nil, err
-	}
-	if here.Dev != there.Dev {
-		return nil, fmt.Errorf("%s is on another file system than %s: name a folder for incoming files on that one, outside of it", dir, place)
 	}
 	old, err := filepath.Glob(filepath.Join(dir, "run-*"))
 	if err != nil {
@@ -272,12 +302,12 @@ func (p *placement) cleanUp() error {
 // moved away.
 func (p *placement) commit(ctx context.Context) ([]string, error) {
 	// To disk first, so that no name can come to stand for less than the whole file.
-	group, ctx := errgroup.WithContext(ctx)
+	group, alive := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, t := range p.trees {
 		for _, f := range t.files {
 			group.Go(func() error {
-				if err := ctx.Err(); err != nil {
+				if err := alive.Err(); err != nil {
 					return err
 				}
 				file, err := os.OpenFile(f.temp, os.O_RDWR, 0)
@@ -310,7 +340,7 @@ func (p *placement) commit(ctx context.Context) ([]string, error) {
 		return nil, &ExtraError{extra}
 	}
 	for _, path := range extra {
-		if err := p.moveAway(path); err != nil {
+		if err := p.moveAway(ctx, path); err != nil {
 			return nil, err
 		}
 	}
@@ -388,6 +418,9 @@ func (p *placement) extraInTree(t *treePlace) ([]string, error) {
 		if err != nil {
 			return err
 		}
+		if d.IsDir() && d.Name() == IncomingName {
+			return fs.SkipDir
+		}
 		rel, err := filepath.Rel(top, path)
 		if err != nil {
 			return err
@@ -412,6 +445,9 @@ func (p *placement) extraLogFiles(l logList) ([]string, error) {
 	}
 	var extra []string
 	for _, e := range entries {
+		if e.Name() == IncomingName {
+			continue
+		}
 		if !slices.ContainsFunc(l.Files, func(f entry) bool { return f.Path == e.Name() }) {
 			extra = append(extra, filepath.Join(l.Path, e.Name()))
 		}
@@ -420,7 +456,7 @@ func (p *placement) extraLogFiles(l logList) ([]string, error) {
 }
 
 // moveAway puts a path below the root into quarantine, under a name of its own if there is one.
-func (p *placement) moveAway(path string) error {
+func (p *placement) moveAway(ctx context.Context, path string) error {
 	if p.Quarantine == "" {
 		return &ExtraError{[]string{path}}
 	}
@@ -436,10 +472,58 @@ func (p *placement) moveAway(path string) error {
 	if err := mkdirAll(filepath.Dir(to)); err != nil {
 		return err
 	}
-	if err := os.Rename(p.path(path), to); err != nil {
+	err := os.Rename(p.path(path), to)
+	if errors.Is(err, unix.EXDEV) { // the folder is a mount point, or a link
+		err = moveAcross(ctx, p.path(path), to)
+	}
+	if err != nil {
 		return fmt.Errorf("move to quarantine: %w", err)
 	}
 	return errors.Join(syncDir(filepath.Dir(p.path(path))), syncDir(filepath.Dir(to)))
+}
+
+// moveAcross moves a file to another file system: it is there whole, and on disk, before it goes here.
+func moveAcross(ctx context.Context, from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file, and %s is on another file system: move it away yourself", from, filepath.Dir(to))
+	}
+	dst, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		dst.Close()
+		if err != nil {
+			os.Remove(to)
+		}
+	}()
+	if err := dst.Truncate(info.Size()); err != nil {
+		return err
+	}
+	err = eachData(ctx, src, 0, info.Size(), make([]byte, maxData), func(at int64, b []byte) error {
+		_, err := dst.WriteAt(b, at)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = finishFile(dst, entry{Size: info.Size(), Mode: info.Mode().Perm(), Modified: info.ModTime()})
+	if err == nil {
+		err = errors.Join(inherit(to, filepath.Dir(to)), syncDir(filepath.Dir(to)))
+	}
+	if err != nil {
+		return err
+	}
+	return os.Remove(from)
 }
 
 // mkdirAll makes a folder and those above it, each belonging to whom the one above it belongs.

@@ -442,6 +442,74 @@ func TestExtraFilesNeedAQuarantine(t *testing.T) {
 	}
 }
 
+// A commit log on a disk of its own, mounted at its folder or behind a link: files still get their names at
+// once, what is in the way crosses over to the quarantine, and no other file stays in the folder.
+func TestACommitLogOnADiskOfItsOwn(t *testing.T) {
+	if _, err := os.Stat("/dev/shm"); err != nil {
+		t.Skip("there is no second file system: ", err)
+	}
+	for how, onto := range map[string]func(*testing.T, string){"link": linked, "mount point": mounted} {
+		t.Run(how, func(t *testing.T) {
+			src, dst := t.TempDir(), t.TempDir()
+			l := storetest.New(t, filepath.Join(src, "commitlog"), 16<<10, 0)
+			l.Fill(100, "topic", "k", 300)
+			log := filepath.Join(dst, "commitlog")
+			onto(t, log)
+			extra := "00000000000009000000"
+			write(t, filepath.Join(log, extra), bytes.Repeat([]byte("b"), 16<<10))
+			resolved, err := filepath.EvalSymlinks(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			incoming := filepath.Join(resolved, transfer.IncomingName)
+			if how == "link" { // there is a place beside it
+				incoming = filepath.Join(filepath.Dir(resolved), transfer.IncomingName)
+			}
+			write(t, filepath.Join(incoming, "run-dead", "1"), []byte("half"))
+			stream, _ := pack(t, transfer.Spec{Root: filepath.Join(src, "commitlog"), Logs: []transfer.LogRange{{Dir: ".", FileSize: 16 << 10, To: l.End}}})
+			got, err := transfer.Unpack(t.Context(), bytes.NewReader(stream), log, transfer.Options{Incoming: log + ".incoming", Quarantine: log + ".old"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data, err := os.ReadFile(filepath.Join(log+".old", extra)); err != nil || len(data) != 16<<10 || data[5] != 'b' {
+				t.Errorf("in quarantine are %d bytes, %v", len(data), err)
+			}
+			if d := cmp.Diff(snapshot(t, filepath.Join(src, "commitlog")), snapshot(t, resolved)); d != "" {
+				t.Errorf("after %+v (-source +target):\n%s", got, d)
+			}
+			for _, left := range []string{log + ".incoming", incoming} {
+				if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s is left: %v", left, err)
+				}
+			}
+		})
+	}
+}
+
+func linked(t *testing.T, dir string) {
+	other, err := os.MkdirTemp("/dev/shm", "mqlift-disk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(other) })
+	if err := os.Mkdir(filepath.Join(other, "log"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(other, "log"), dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mounted(t *testing.T, dir string) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=8m"); err != nil {
+		t.Skipf("a file system cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, 0) })
+}
+
 func TestPathsCannotLeaveTheirPlace(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(src, "config", "topics"), []byte("t"))

@@ -21,11 +21,12 @@ import (
 // Options of the target's end.
 type Options struct {
 	// Quarantine is the folder to which what the source does not have is moved, keeping its path
-	// below the root. It must be on the same file system, outside of all that is transferred. When
-	// it is empty and something would have to go there, nothing is put in place: *ExtraError.
+	// below the root. It must be outside of all that is transferred; to another file system files are
+	// copied. When it is empty and something would have to go there, nothing is put in place: *ExtraError.
 	Quarantine string
-	// Incoming is the folder for files that are not complete yet, on the same file system as the
-	// place they go to. Empty takes a folder named .mqlift-incoming beside the tree or commit log.
+	// Incoming is the folder for files that are not complete yet. Where it is empty, or on another file
+	// system than the place they go to, it is IncomingName beside the tree or commit log, and inside of
+	// one that is a mount point.
 	// It is emptied first, of what a killed run left, and removed at the end.
 	Incoming string
 	// Progress is told the sum of data bytes received so far.
@@ -257,7 +258,7 @@ func (u *receiver) beginPart(p part) error {
 		}
 		return nil
 	}
-	f, done, err := u.place.logFile(path, e)
+	f, done, err := u.place.logFile(u.ctx, path, e)
 	if err != nil {
 		return err
 	}
