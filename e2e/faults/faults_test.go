@@ -31,7 +31,7 @@ func TestMatrix(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	o := options{place: loopback, binary: binary, labs: 2, seed: 1}
+	o := options{place: loopback, binary: binary, labs: 2, rate: 40, seed: 1}
 	if err := o.matrix(t.Context(), inTest(all), t.Output()); err != nil {
 		t.Error(err)
 	}

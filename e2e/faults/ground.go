@@ -34,6 +34,7 @@ type ground struct {
 	cluster
 	dir    string // for what is the operator's
 	binary string
+	rate   int // of each producer, in messages per second
 	client *rocketmq.Client
 	old    []probe.Entry
 	took   map[string]time.Duration // how long each step took when it was last done whole
@@ -41,8 +42,8 @@ type ground struct {
 }
 
 // newGround prepares on a lab what every row begins with.
-func newGround(ctx context.Context, c cluster, dir, binary string) (_ *ground, err error) {
-	g := &ground{cluster: c, dir: dir, binary: binary, client: rocketmq.NewClient(rocketmq.Options{}), took: map[string]time.Duration{}}
+func newGround(ctx context.Context, c cluster, dir, binary string, rate int) (_ *ground, err error) {
+	g := &ground{cluster: c, dir: dir, binary: binary, rate: rate, client: rocketmq.NewClient(rocketmq.Options{}), took: map[string]time.Duration{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.end())

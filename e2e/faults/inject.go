@@ -319,6 +319,35 @@ func freeDisk(host role) action {
 	return func(_ context.Context, t *trial) error { return t.freeDisk(host) }
 }
 
+// ownDisks gives hosts' commit logs a file system each, mounted at the folder.
+func ownDisks(hosts ...role) action {
+	return func(ctx context.Context, t *trial) error {
+		for _, h := range hosts {
+			log, was := t.commitLog(h), t.commitLog(h)+".was"
+			there := h != empty
+			if there {
+				if err := errors.Join(t.signal(ctx, h, "broker", syscall.SIGTERM), t.gone(ctx, h, "broker"), os.Rename(log, was)); err != nil {
+					return err
+				}
+			}
+			t.cleanup = append(t.cleanup, func() { unmount(log) })
+			if err := mount(log); err != nil {
+				return err
+			}
+			if !there {
+				continue
+			}
+			if err := errors.Join(copyTree(ctx, was+"/.", log), os.RemoveAll(was), t.startBroker(ctx, h)); err != nil {
+				return err
+			}
+			if err := t.registered(ctx, h, int64(h)); err != nil {
+				return err
+			}
+		}
+		return t.slaveFollows(ctx)
+	}
+}
+
 func smallStateDir(_ context.Context, t *trial) error {
 	t.cleanup = append(t.cleanup, func() { unmount(t.state) })
 	return mount(t.state)

@@ -42,6 +42,7 @@ func main() {
 	flag.IntVar(&o.labs, "labs", 1, "how many labs run rows side by side")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of all that is random")
 	flag.StringVar(&o.json, "json", "", "write the results to this file")
+	flag.IntVar(&o.rate, "rate", 40, "messages per second of each of the two producers; fewer for a machine that has other work")
 	overNetwork := flag.Bool("network", false, "run on the network lab (root) instead of loopback")
 	list := flag.Bool("list", false, "list the rows and end")
 	flag.Parse()
@@ -75,7 +76,7 @@ func inNetwork() bool {
 type options struct {
 	place                 place
 	binary, pattern, json string
-	labs                  int
+	labs, rate            int
 	seed                  uint64
 }
 
@@ -186,7 +187,7 @@ func (o options) lab(ctx context.Context, dir, binary string, todo []row, next f
 	if err != nil {
 		return err
 	}
-	g, err := newGround(ctx, on, dir, binary)
+	g, err := newGround(ctx, on, dir, binary, o.rate)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,6 +230,10 @@ func (t *trial) judge(ctx context.Context, res *result) error {
 		}
 	}
 	res.Said = t.decisive(res.Codes)
+	// The topology is right, so that no fault is the operator's; and every fault is one of a kind.
+	if slices.ContainsFunc(res.Codes, func(code int) bool { return code == 1 || code == 2 }) {
+		return fmt.Errorf("apply takes the fault for something else: exit codes %v", res.Codes)
+	}
 	if t.row.says != "" && t.saysLine() == "" {
 		return fmt.Errorf("apply does not say %q", t.row.says)
 	}

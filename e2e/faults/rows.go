@@ -144,9 +144,10 @@ func hosts() []row {
 	return l
 }
 
-// disks fill up.
+// disks fill up, or are where a folder is thought to be.
 func disks() []row {
 	return []row{
+		{name: "commit logs on disks of their own, mounted there", only: loopback, root: true, before: ownDisks(slave, empty), end: verified},
 		{name: "the new host's disk fills up, inside the copy,", step: "copy-log-live", root: true, before: smallDisk(empty), on: run.StepBegin, when: copying, do: fillDisk(empty), mend: freeDisk(empty), says: `(host-c|192\.168\.0\.222).*no space left on device`, end: back, test: true},
 		{name: "the new host's disk fills up", step: "carry-stores", root: true, before: smallDisk(empty), on: run.StepBegin, do: fillDisk(empty), mend: freeDisk(empty), says: `(host-c|192\.168\.0\.222).*no space left on device`, end: back},
 	}

@@ -22,11 +22,11 @@ func (g *ground) startTraffic(ctx context.Context) *traffic {
 	ctx, cancel := context.WithCancel(ctx)
 	t := &traffic{cancel: cancel, ended: make(chan error, 2)}
 	go func() {
-		t.ended <- (&probe.ClientSender{NameServers: g.NameServers(), Topic: topic, Group: "application", KeyPrefix: "a", Rate: 40, Timeline: &t.client, Sent: &t.sent}).Run(ctx)
+		t.ended <- (&probe.ClientSender{NameServers: g.NameServers(), Topic: topic, Group: "application", KeyPrefix: "a", Rate: float64(g.rate), Timeline: &t.client, Sent: &t.sent}).Run(ctx)
 	}()
 	go func() {
 		t.ended <- (&probe.FreshSender{Router: g.client.NameServers(g.NameServers()), Brokers: probe.BrokersOf(g.client), Broker: group, Topic: topic, Group: "probe",
-			KeyPrefix: "w", Every: 25 * time.Millisecond, Timeline: &t.fresh, Sent: &t.sent}).Run(ctx)
+			KeyPrefix: "w", Every: time.Second / time.Duration(g.rate), Timeline: &t.fresh, Sent: &t.sent}).Run(ctx)
 	}()
 	return t
 }
