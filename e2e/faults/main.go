@@ -30,7 +30,7 @@ import (
 
 func main() {
 	lab.KeeperMain()
-	if inNetwork() {
+	if netlab.Entered() || inNetwork() {
 		if err := netlab.Enter(netlab.DefaultRelease); err != nil {
 			fmt.Fprintln(os.Stderr, "NOT RUN:", err)
 			os.Exit(1)

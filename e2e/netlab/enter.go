@@ -104,6 +104,10 @@ func Enter(releases ...string) error {
 	return nil
 }
 
+// Entered tells whether this process was started by Enter or by the lab, and has to call Enter whatever its
+// arguments say: a host's first process has none of the program's.
+func Entered() bool { return os.Getenv(roleVariable) != "" }
+
 // again is this program once more, in a role and in new namespaces.
 func again(role string, namespaces uintptr) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
