@@ -70,6 +70,12 @@ func (t *trial) isBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for r := range roles {
+		// A broker that is told to change its settings leaves one; the lab begins without.
+		if _, err := os.Stat(t.conf(r) + ".bak"); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is left with a broker.conf.bak (%v)", t.member(r).Name, err)
+		}
+	}
 	if err := t.slaveFollows(ctx); err != nil {
 		return err
 	}
@@ -86,10 +92,6 @@ func (t *trial) unlocked(ctx context.Context) error {
 		h := t.member(r)
 		if _, err := os.Stat(filepath.Join(h.InstallDir, ".mqlift", group+".lock")); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is still locked (%v)", h.Name, err)
-		}
-		// A broker that is told to change its settings leaves one; the lab begins without.
-		if _, err := os.Stat(t.conf(r) + ".bak"); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s is left with a broker.conf.bak (%v)", h.Name, err)
 		}
 		err := until(ctx, 20*time.Second, "helper programs to be gone from "+h.Name, func(context.Context) error {
 			left, err := filepath.Glob(filepath.Join(h.Tmp, "mqlift.*"))
