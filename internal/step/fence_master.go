@@ -1,7 +1,6 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,11 +65,6 @@ func (fenceMaster) Do(ctx context.Context, e *Env) error {
 		if err != nil {
 			return err
 		}
-		_, err = m.Remote.Stat(ctx, m.confBak())
-		if err != nil && !isNotExist(err) {
-			return err
-		}
-		e.State.ConfBak = err == nil
 		e.State.Fence = open
 		e.State.FencedAt = time.Now()
 		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
@@ -129,9 +123,6 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 		// The host cannot be logged in to, but its broker may be alive: producers need not wait for SSH.
 		return errors.Join(err, e.openUnseen(ctx, m, open))
 	}
-	if err := e.removeUnseenBak(ctx, m); err != nil {
-		return err
-	}
 	if p == nil { // it died meanwhile: its old broker.conf takes sends
 		return e.serveAsBefore(ctx, m)
 	}
@@ -181,20 +172,4 @@ func (e *Env) openUnseen(ctx context.Context, m *Node, open map[string]string) e
 	}
 	e.note(m.Host, "the old master takes sends again; its %s, which it has rewritten, is put back when the host can be reached", m.ConfPath)
 	return nil
-}
-
-// removeUnseenBak removes the broker.conf.bak that openUnseen made the broker write, if one: it then holds
-// the broker.conf that stood there, which is the old one.
-func (e *Env) removeUnseenBak(ctx context.Context, m *Node) error {
-	if e.State.ConfBak {
-		return nil
-	}
-	data, err := m.Remote.ReadFile(ctx, m.confBak())
-	if isNotExist(err) || err == nil && !bytes.Equal(data, m.OldConf) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return removeIfThere(ctx, m, m.confBak())
 }

@@ -180,7 +180,7 @@ func (e *Env) restoreOldConf(ctx context.Context, n *Node) error {
 func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, conf []byte) error {
 	n.conf.Lock() // peers are silenced beside what the steps do with them
 	defer n.conf.Unlock()
-	bak := n.confBak()
+	bak := n.ConfPath + ".bak"
 	_, bakErr := n.Remote.Stat(ctx, bak)
 	if err := e.setProperties(ctx, n, set); err != nil {
 		return err
@@ -194,9 +194,6 @@ func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, 
 	}
 	return nil
 }
-
-// confBak is where a broker keeps the broker.conf that it rewrites.
-func (n *Node) confBak() string { return n.ConfPath + ".bak" }
 
 // setProperties changes properties of a running broker (code 25) and returns once they are in effect and
 // broker.conf has been rewritten. With brokerPermission among them a broker answers only after it has

@@ -28,8 +28,6 @@ type State struct {
 	// Fence holds the master's settings from before the fence; FencedAt is when sends were refused.
 	Fence    map[string]string `json:"fence,omitempty"`
 	FencedAt time.Time         `json:"fencedAt,omitzero"`
-	// ConfBak tells that the master had a broker.conf.bak before it was first told to rewrite its broker.conf.
-	ConfBak bool `json:"confBak,omitempty"`
 	// FencedEnd is the physical offset at which the fenced master's log stood still.
 	FencedEnd int64 `json:"fencedEnd,omitempty"`
 
