@@ -148,9 +148,10 @@ func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
 	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})
 }
 
-// plan makes the plan that fits what is true now.
+// plan makes the plan that fits what is true now. What stands in its way is refused, as by check, also
+// where the topology is to be changed for it.
 func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
-	return plan.Make(plan.Input{
+	p, err := plan.Make(plan.Input{
 		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Tool: version(),
 		Describe: func(name string, p *plan.Plan) plan.Step {
 			st, ok := step.ByName(name)
@@ -160,6 +161,11 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 			return plan.Step{Name: name, Title: st.Title(), Actions: st.Describe(p), Undo: st.UndoText()}
 		},
 	})
+	var found *diag.Error
+	if errors.As(err, &found) {
+		err = &refusedError{err}
+	}
+	return p, err
 }
 
 // fits checks that a plan is the one that would be made now: otherwise the error is a *plan.StaleError, or

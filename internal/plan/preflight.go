@@ -163,7 +163,7 @@ func (p *preflight) member(m *observe.Member) {
 	case m.Process == nil:
 		p.add(diag.Fail, "broker.running", host, d.BrokerConf, fmt.Sprintf("a broker answers at %s, but no process of this host was started with this file", m.Addr),
 			"set brokerConf in the topology to the file that the broker was started with (`-c`), and see that mqlift may read its processes")
-	case m.Runtime == nil:
+	case m.Runtime == nil || m.Live == nil: // its role is in what it did not answer
 		p.add(diag.Fail, "broker.running", host, m.Addr, fmt.Sprintf("the broker runs as process %d and does not answer: %v", m.Process.PID, m.RuntimeErr), "look at its log; check listenPort and brokerIP1"+p.hangs(m))
 	default:
 		p.pass("broker.running", host, "process %d answers at %s as %s", m.Process.PID, m.Addr, kind)

@@ -247,6 +247,9 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		"an editor's swap file": {func(g *group) {
 			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: ".00000000000000000000.swp", Size: 12288})
 		}, []string{"fail store.junk host-a"}, "is no commit log file"},
+		"a broker that does not say its configuration": {func(g *group) {
+			g.member(b).Live, g.member(b).RuntimeErr = nil, errors.New("no answer in time")
+		}, []string{"fail group.roles", "fail group.quorum", "fail broker.running host-b"}, "does not answer: no answer in time"},
 		"lost+found": {func(g *group) {
 			g.member(a).Log = append(g.member(a).Log, agent.Entry{Path: "lost+found", Mode: fs.ModeDir | 0o700})
 		}, []string{"fail store.junk host-a"}, "a folder inside the commit log's folder"},
