@@ -78,7 +78,7 @@ func (f *family) wait(cmd *exec.Cmd) error {
 
 // grace is how long a dead child may be left to whoever else in this process started it, which on a
 // loaded machine takes seconds to wait for it (seen), and would find nothing.
-const grace = 30 * time.Second
+const grace = 10 * time.Second
 
 // bury waits for adopted children that are dead. adopted, and what it returns for the next time, are
 // those seen alive (with a zero time), and the dead of unknown origin with the time they were first seen:

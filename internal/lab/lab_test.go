@@ -180,7 +180,7 @@ func TestAnEndedOrphanIsNoZombie(t *testing.T) {
 	for _, p := range left(t, id) {
 		p.signal(syscall.SIGKILL)
 	}
-	eventually(t, 10*time.Second, "the dead to be buried", func() bool {
+	eventually(t, 3*grace, "the dead to be buried", func() bool {
 		entries, _ := filepath.Glob("/proc/[0-9]*")
 		for _, e := range entries {
 			var pid int
