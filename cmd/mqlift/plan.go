@@ -103,7 +103,12 @@ func savePlan(path string, p *plan.Plan) error {
 		return err
 	}
 	// Configuration files may hold what is not for everybody.
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = f.Write(data)
+		err = errors.Join(err, f.Sync(), f.Close()) // a journal without its plan could not be taken up again
+	}
+	if err != nil {
 		return &usageError{fmt.Errorf("saving the plan: %w", err)}
 	}
 	return nil

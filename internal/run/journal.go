@@ -68,6 +68,9 @@ func OpenJournal(path, run string) (*Journal, []Record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("journal: %w", err)
 	}
+	if err := syncDir(filepath.Dir(path)); err != nil { // its name, and that of the plan beside it
+		return nil, nil, errors.Join(fmt.Errorf("journal: %w", err), f.Close())
+	}
 	records, whole, err := recordsOf(path, f)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
@@ -265,3 +268,11 @@ func (j *Journal) Path() string { return j.file.Name() }
 
 // Close closes the file.
 func (j *Journal) Close() error { return j.file.Close() }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
