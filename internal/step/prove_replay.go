@@ -47,12 +47,12 @@ func (proveReplay) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
+	var mu sync.Mutex // over found, which all hosts' look-ups count in
 	found := map[string]int{}
 	count := e.tally("", "found by key", int64(len(old)*e.State.Replay.Taken))
 	err = e.each(ctx, old, func(ctx context.Context, n *Node) error {
 		eg, gctx := errgroup.WithContext(ctx)
 		eg.SetLimit(8)
-		var mu sync.Mutex
 		for _, q := range queues {
 			eg.Go(func() error {
 				_, _, err := spool.Each(q, func(m message.Message) error {
