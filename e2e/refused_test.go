@@ -332,7 +332,9 @@ func changedBeforeYes(t *testing.T, b *bench) {
 		fmt.Fprintln(say, "yes")
 		cmd.Wait() // its exit code is what counts
 		for _, h := range b.Hosts() {
-			os.Remove(filepath.Dir(b.lockFile(h.Name))) // made for the lock, and empty
+			made := filepath.Dir(b.lockFile(h.Name)) // for the lock, and empty; on the new host with its parent
+			os.Remove(made)
+			os.Remove(filepath.Dir(made))
 		}
 	})
 	if code := cmd.ProcessState.ExitCode(); code != 7 || !strings.Contains(said.String(), b.conf("host-b")+" was changed") || !strings.Contains(said.String(), "nothing was changed") {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mqlift/internal/diag"
 	"mqlift/internal/event"
 	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
@@ -147,6 +148,9 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		return &grouplock.Error{Held: lock, Named: o.BreakLock}
 	}
 	p, err := s.plan(facts)
+	if err == nil && lock != nil && !o.DryRun {
+		err = halfWay(p, lock)
+	}
 	if err != nil {
 		err = shownFindings(errOut, o.target, err)
 		if lock != nil && !o.DryRun {
@@ -355,4 +359,17 @@ func (o *applyOptions) report(out io.Writer, dir string, p *plan.Plan, state *st
 	}
 	r.print(out)
 	return nil
+}
+
+// halfWay refuses to go on where the run that holds the lock, and is dead, may have stopped a slave: a plan
+// would take that as how the group was, and leave it so.
+func halfWay(p *plan.Plan, lock *grouplock.Held) error {
+	var found diag.Findings
+	for _, m := range p.Members {
+		if m.Stopped {
+			found.Add(diag.Finding{Check: "group.lock", Severity: diag.Fail, Host: m.Host, Where: m.ConfPath,
+				What: "this slave is stopped, perhaps by run " + lock.Run, Do: "take that run up, or go back from it, or start the slave"})
+		}
+	}
+	return found.Err()
 }
