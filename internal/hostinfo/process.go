@@ -238,6 +238,9 @@ func parseStat(data []byte) (stat, error) {
 	if len(f) < 20 {
 		return stat{}, fmt.Errorf("stat has %d fields after the name, want at least 20", len(f))
 	}
+	if len(f[0]) != 1 || f[0][0] < 'A' || f[0][0] > 'z' {
+		return stat{}, fmt.Errorf("stat, state: %q is no letter", f[0])
+	}
 	st := stat{state: f[0][0]}
 	var err error
 	if st.parent, err = strconv.Atoi(f[1]); err != nil {
