@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -19,16 +20,20 @@ import (
 type family struct {
 	id string
 
-	mu sync.RWMutex
-	// children are those that os/exec waits for; only it may.
-	children map[int]bool
-	// sessions are all sessions that were ever begun here, by the pid of their first process.
+	// sessions are those that were begun here and have processes still, by the pid of their first process.
+	// Guarded by waited.
 	sessions map[int]bool
 }
 
+// waited are the children that os/exec waits for, of all families in this process; only it may.
+var waited = struct {
+	sync.Mutex
+	pids map[int]bool
+}{pids: map[int]bool{}}
+
 // newFamily makes the process a subreaper, which stays on, and buries orphans until ctx ends.
 func newFamily(ctx context.Context, id string) *family {
-	f := &family{id: id, children: map[int]bool{}, sessions: map[int]bool{}}
+	f := &family{id: id, sessions: map[int]bool{}}
 	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
@@ -55,12 +60,12 @@ func newFamily(ctx context.Context, id string) *family {
 // start starts a command that os/exec waits for: the caller must call Wait through f.wait.
 func (f *family) start(cmd *exec.Cmd) error {
 	// Held over both: a child that ends at once must not be taken for an orphan.
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	waited.Lock()
+	defer waited.Unlock()
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	f.children[cmd.Process.Pid] = true
+	waited.pids[cmd.Process.Pid] = true
 	if cmd.SysProcAttr != nil && cmd.SysProcAttr.Setsid {
 		f.sessions[cmd.Process.Pid] = true
 	}
@@ -70,9 +75,9 @@ func (f *family) start(cmd *exec.Cmd) error {
 // wait is cmd.Wait for a command that start has started.
 func (f *family) wait(cmd *exec.Cmd) error {
 	err := cmd.Wait()
-	f.mu.Lock()
-	delete(f.children, cmd.Process.Pid)
-	f.mu.Unlock()
+	waited.Lock()
+	delete(waited.pids, cmd.Process.Pid)
+	waited.Unlock()
 	return err
 }
 
@@ -84,20 +89,25 @@ const grace = 10 * time.Second
 // those seen alive (with a zero time), and the dead of unknown origin with the time they were first seen:
 // an orphan may leave its session and end between two looks.
 func (f *family) bury(adopted map[Process]time.Time) map[Process]time.Time {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
+	waited.Lock()
+	defer waited.Unlock()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return adopted
 	}
 	next := map[Process]time.Time{}
+	alive := map[int]bool{} // sessions
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || f.children[pid] {
+		if err != nil {
 			continue
 		}
 		stat, ok := readStat(pid)
-		if !ok || stat.parent != os.Getpid() {
+		if !ok {
+			continue
+		}
+		alive[stat.session] = true
+		if waited.pids[pid] || stat.parent != os.Getpid() {
 			continue
 		}
 		child := Process{PID: pid, started: stat.started}
@@ -116,5 +126,7 @@ func (f *family) bury(adopted map[Process]time.Time) map[Process]time.Time {
 			next[child] = time.Now()
 		}
 	}
+	// Its number may be given to a process that is none of this family's.
+	maps.DeleteFunc(f.sessions, func(session int, _ bool) bool { return !alive[session] })
 	return next
 }

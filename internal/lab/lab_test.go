@@ -193,6 +193,29 @@ func TestAnEndedOrphanIsNoZombie(t *testing.T) {
 	})
 }
 
+// Two labs in one process: a number that was a session's in one may be given to a child of the other.
+func TestALabLeavesAnothersChildrenAlone(t *testing.T) {
+	one, other := &family{sessions: map[int]bool{}}, &family{sessions: map[int]bool{}}
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := one.start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	other.sessions[pid] = true
+	eventually(t, 10*time.Second, "the child's end", func() bool {
+		stat, ok := readStat(pid)
+		return ok && stat.state == 'Z'
+	})
+	other.bury(nil)
+	if err := one.wait(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if other.bury(nil); other.sessions[pid] {
+		t.Error("a session without processes is taken for one that goes on")
+	}
+}
+
 func TestAProcessIsSignalledOnlyWhileItIsTheSame(t *testing.T) {
 	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
