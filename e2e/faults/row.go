@@ -34,6 +34,9 @@ type row struct {
 	// first apply still runs.
 	mend func(context.Context, *trial) error
 
+	// rate is how many messages per second each producer sends at most; 0: as many as in other rows.
+	rate int
+
 	// replay tells that the operator goes back with `rollback --replay` instead of calling apply again.
 	replay bool
 
@@ -97,7 +100,7 @@ func (g *ground) run(ctx context.Context, r row, random *rand.Rand) (_ *result, 
 	if err := g.begin(ctx); err != nil {
 		return nil, fmt.Errorf("preparing the lab: %w", err)
 	}
-	t.traffic = g.startTraffic(ctx)
+	t.traffic = g.startTraffic(ctx, r.rate)
 	defer func() {
 		t.traffic.cancel()
 		for i := len(t.cleanup) - 1; i >= 0; i-- {

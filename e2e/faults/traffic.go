@@ -18,15 +18,20 @@ type traffic struct {
 	ended         chan error
 }
 
-func (g *ground) startTraffic(ctx context.Context) *traffic {
+// startTraffic sends at most so many messages per second with each producer; 0: as the ground has it.
+func (g *ground) startTraffic(ctx context.Context, most int) *traffic {
+	rate := g.rate
+	if most > 0 {
+		rate = min(rate, most)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	t := &traffic{cancel: cancel, ended: make(chan error, 2)}
 	go func() {
-		t.ended <- (&probe.ClientSender{NameServers: g.NameServers(), Topic: topic, Group: "application", KeyPrefix: "a", Rate: float64(g.rate), Timeline: &t.client, Sent: &t.sent}).Run(ctx)
+		t.ended <- (&probe.ClientSender{NameServers: g.NameServers(), Topic: topic, Group: "application", KeyPrefix: "a", Rate: float64(rate), Timeline: &t.client, Sent: &t.sent}).Run(ctx)
 	}()
 	go func() {
 		t.ended <- (&probe.FreshSender{Router: g.client.NameServers(g.NameServers()), Brokers: probe.BrokersOf(g.client), Broker: group, Topic: topic, Group: "probe",
-			KeyPrefix: "w", Every: time.Second / time.Duration(g.rate), Timeline: &t.fresh, Sent: &t.sent}).Run(ctx)
+			KeyPrefix: "w", Every: time.Second / time.Duration(rate), Timeline: &t.fresh, Sent: &t.sent}).Run(ctx)
 	}()
 	return t
 }
