@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -83,44 +81,36 @@ func (e *Env) queuesAgree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	type queue struct {
-		topic string
-		id    int
-	}
-	var queues []queue
-	for name, t := range topics {
-		for id := range max(t.ReadQueues, t.WriteQueues) {
-			queues = append(queues, queue{name, id})
-		}
-	}
-	eg, gctx := errgroup.WithContext(ctx)
-	eg.SetLimit(16)
-	for _, q := range queues {
-		eg.Go(func() error {
-			want, err := m.broker(e).MaxOffset(gctx, q.topic, q.id)
-			if err != nil {
-				return err
-			}
-			for _, n := range e.First() {
-				has, err := n.broker(e).MaxOffset(gctx, q.topic, q.id)
-				if err != nil {
-					return err
-				}
-				if has >= want { // a leader that has written by itself is ahead
-					continue
-				}
-				if end, err := e.logEnd(gctx, m); err != nil || end != e.State.CertifiedEnd {
-					return err // the master has written by itself since: the hand-over takes care of that
-				}
-				return fmt.Errorf("%s: queue %d of %s ends at %d, and at %d on the old master: its consume queue is not complete", n.Host, q.id, q.topic, has, want)
-			}
-			return nil
-		})
-	}
-	if err := eg.Wait(); err != nil {
+	queues := queuesOf(topics)
+	want, err := e.endsOf(ctx, m, queues)
+	if err != nil {
 		return err
 	}
-	e.State.Queues = len(queues)
-	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", len(queues), len(topics), len(e.First()))
+	err = e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
+		has, err := e.endsOf(ctx, n, queues)
+		if err != nil {
+			return err
+		}
+		for topic, ends := range want {
+			for id, end := range ends {
+				if has[topic][id] >= end { // a leader that has written by itself is ahead
+					continue
+				}
+				if at, err := e.logEnd(ctx, m); err != nil || at != e.State.CertifiedEnd {
+					return err // the master has written by itself since: the hand-over takes care of that
+				}
+				return fmt.Errorf("%s: queue %d of %s ends at %d, and at %d on the old master: its consume queue is not complete", n.Host, id, topic, has[topic][id], end)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	e.State.Queues = 0
+	for _, count := range queues {
+		e.State.Queues += count
+	}
+	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", e.State.Queues, len(topics), len(e.First()))
 	return nil
 }

@@ -88,13 +88,16 @@ func (renderConfigs) Undo(ctx context.Context, e *Env) error {
 			}
 		}
 		if had, known := e.State.Baks[n.Host]; known && !had { // a run killed in updateConfig has left it
-			if err := removeIfThere(ctx, n, n.ConfPath+".bak"); err != nil {
+			if err := removeIfThere(ctx, n, confBak(n)); err != nil {
 				return err
 			}
 		}
 		return removeIfThere(ctx, n, backupPath(n.Member, e.State.Run))
 	})
 }
+
+// confBak is where a broker that rewrites its broker.conf leaves the one before (MixAll.string2File, 4.5.2).
+func confBak(n *Node) string { return n.ConfPath + ".bak" }
 
 // findBaks notes where a broker has rewritten its broker.conf before this run made it do so.
 func (e *Env) findBaks(ctx context.Context) error {
@@ -103,7 +106,7 @@ func (e *Env) findBaks(ctx context.Context) error {
 	}
 	baks := map[string]bool{}
 	err := e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
-		_, err := n.Remote.Stat(ctx, n.ConfPath+".bak")
+		_, err := n.Remote.Stat(ctx, confBak(n))
 		if err != nil && !isNotExist(err) {
 			return err
 		}
@@ -180,7 +183,7 @@ func (e *Env) restoreOldConf(ctx context.Context, n *Node) error {
 func (e *Env) updateConfig(ctx context.Context, n *Node, set map[string]string, conf []byte) error {
 	n.conf.Lock() // peers are silenced beside what the steps do with them
 	defer n.conf.Unlock()
-	bak := n.ConfPath + ".bak"
+	bak := confBak(n)
 	_, bakErr := n.Remote.Stat(ctx, bak)
 	if err := e.setProperties(ctx, n, set); err != nil {
 		return err

@@ -43,7 +43,6 @@ func (w *Waiting) Count() (waiting, delivered int64) {
 // Topics in which brokers keep what waits, and the group under whose name they keep how far they have
 // looked through prepared messages (ScheduleMessageService, TransactionalMessageUtil, 4.5.2 to 5.3.3).
 const (
-	delayTopic       = "SCHEDULE_TOPIC_XXXX"
 	preparedTopic    = "RMQ_SYS_TRANS_HALF_TOPIC"
 	transactionGroup = "CID_RMQ_SYS_TRANS"
 )
@@ -66,7 +65,7 @@ func (e *Env) waiting(ctx context.Context, n *Node) (*Waiting, error) {
 	eg.SetLimit(16)
 	for i, delay := range delays {
 		eg.Go(func() error {
-			end, err := b.MaxOffset(gctx, delayTopic, i)
+			end, err := b.MaxOffset(gctx, scheduleTopic, i)
 			levels[i] = DelayLevel{Level: i + 1, Delay: delay, From: done[i+1], To: end}
 			return err
 		})

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"mqlift/internal/rocketmq"
 )
 
 // scheduleTopic holds delayed messages until they are due, a queue for each level. It is no topic that
@@ -22,16 +24,31 @@ func (e *Env) queueEnds(ctx context.Context, n *Node) (map[string][]int64, error
 	if err != nil {
 		return nil, err
 	}
-	ends := map[string][]int64{scheduleTopic: make([]int64, scheduleLevels)}
+	queues := queuesOf(topics)
+	queues[scheduleTopic] = max(queues[scheduleTopic], scheduleLevels)
+	return e.endsOf(ctx, n, queues)
+}
+
+// queuesOf is how many queues each topic has.
+func queuesOf(topics map[string]rocketmq.TopicConfig) map[string]int {
+	queues := map[string]int{}
 	for name, t := range topics {
-		ends[name] = make([]int64, max(t.ReadQueues, t.WriteQueues, len(ends[name])))
+		queues[name] = max(t.ReadQueues, t.WriteQueues)
 	}
-	var eg errgroup.Group
+	return queues
+}
+
+// endsOf are the ends of so many queues of each topic on a broker; 0 for those that it does not have.
+func (e *Env) endsOf(ctx context.Context, n *Node, queues map[string]int) (map[string][]int64, error) {
+	ends := map[string][]int64{}
+	eg, ctx := errgroup.WithContext(ctx)
 	eg.SetLimit(16)
-	for topic, queues := range ends {
-		for id := range queues {
+	for topic, count := range queues {
+		of := make([]int64, count)
+		ends[topic] = of
+		for id := range count {
 			eg.Go(func() (err error) {
-				queues[id], err = n.broker(e).MaxOffset(ctx, topic, id)
+				of[id], err = n.broker(e).MaxOffset(ctx, topic, id)
 				return err
 			})
 		}
