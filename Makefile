@@ -13,8 +13,8 @@ demo: tools build
 	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
 
 # Unit, command line, and end-to-end tests on real brokers, these a package alone, so that go shows its
-# lines as they come, two labs side by side; then every fuzz target with 1500 inputs; last the network lab, which needs root and
-# says loudly when it is not run.
+# lines as they come, two labs side by side; then every fuzz target with 1500 inputs; last the network lab,
+# which needs root and says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
 	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/...
@@ -35,9 +35,10 @@ faults: tools build
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
 
-# Every fuzz target for FUZZTIME each (a time, or inputs as in 1500x, which go ends without a false alarm), one line for each; a test binary is built once per package. What
-# makes one fail is kept in that package's testdata/fuzz, where every later test runs it. An input that is
-# new to it is cut shorter by a few tries only: by default go spends up to a minute on each, with no other.
+# Every fuzz target for FUZZTIME each (a time, or inputs as in 1500x, which go ends without a false alarm),
+# one line for each; a test binary is built once per package. What makes one fail is kept in that package's
+# testdata/fuzz, where every later test runs it. An input that is new to it is cut shorter by a few tries
+# only: by default go spends up to a minute on each, with no other.
 FUZZTIME ?= 20s
 fuzz:
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cache=$$($(GO) env GOCACHE)/fuzz/mqlift && \
