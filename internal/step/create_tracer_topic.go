@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
@@ -45,7 +46,11 @@ func (createTracerTopic) Do(ctx context.Context, e *Env) error {
 		e.action(m.Host, "topic %s created", e.Plan.TracerTopic)
 	}
 	for len(e.State.Tracers) < tracers {
-		if err := e.sendTracer(ctx, m); err != nil {
+		// A broker under load turns sends away (SYSTEM_BUSY, BrokerFastFailure, 4.5.2; seen), and clients try again.
+		err := e.until(ctx, 30*time.Second, m.Host+" to take a message", func(ctx context.Context) error {
+			return e.sendTracer(ctx, m)
+		})
+		if err != nil {
 			return err
 		}
 	}
