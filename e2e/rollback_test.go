@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mqlift/internal/event"
+	"mqlift/internal/lab"
 )
 
 // A run that was killed anywhere before writes were opened is taken back by `rollback`, from its journal
@@ -87,6 +88,50 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 			return
 		}
 	}
+	cut := func(t *testing.T, in string) {
+		t.Helper()
+		a := b.startApply(t)
+		begun(in)(t, a)
+		a.signal(t, syscall.SIGKILL)
+		a.ended(t)
+		must(t, b.Fault("host-c", lab.Cut))
+	}
+	takesSends := func(t *testing.T) {
+		t.Helper()
+		b.send(t, "n", 1, 100)
+		b.awaitSlave(t)
+	}
+	ok := t.Run("a host cannot be reached", func(t *testing.T) {
+		cut(t, "copy-tail")
+		defer b.restore(t, "host-c")
+		b.run(t, call{}, "status").wants(t, 3, "ssh.connect", "was cut short here", "`mqlift rollback --without host-c`")
+		b.run(t, call{}, "apply", "--yes").wants(t, 3, "`mqlift rollback --without host-c`")
+		b.run(t, call{}, "rollback", "--without", "host-a").wants(t, 3, "it is the old master")
+		b.run(t, call{}, "rollback", "--without", "host-b", "--without", "host-c").wants(t, 3, "most of the group's hosts")
+		b.run(t, call{}, "rollback", "--without", "host-x").wants(t, 3, "ssh.connect")
+		b.run(t, call{}, "rollback", "--without", "host-c").wants(t, 5, "the old group serves without host-c")
+		takesSends(t)
+		b.restore(t, "host-c")
+		b.run(t, call{}, "rollback").wants(t, 0, "is the old master/slave group again")
+		b.serves(t, before)
+	})
+	if !ok {
+		return
+	}
+	t.Run("a host is gone for good", func(t *testing.T) {
+		cut(t, "prove-peers")
+		defer b.restore(t, "host-c")
+		b.stopBroker(t, "host-c")
+		b.run(t, call{}, "rollback", "--without", "host-c").wants(t, 5, "the old group serves without host-c")
+		takesSends(t)
+		b.restore(t, "host-c")
+		another := call{topology: b.topologyWith(t, "host: host-c #", "host: host-d #")}
+		b.run(t, another, "rollback").wants(t, 2, "`mqlift rollback --without host-c` goes back without it")
+		b.run(t, another, "rollback", "--without", "host-x").wants(t, 2, "has no such host")
+		b.run(t, another, "rollback", "--without", "host-c").wants(t, 0, "is the old master/slave group again")
+		takesSends(t)
+		b.run(t, call{}, "rollback").wants(t, 3, "was undone without host-c", "--break-lock")
+	})
 }
 
 // newestRun is the name of the newest run that this machine knows.

@@ -115,7 +115,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 	}
 	s, err := o.open(ctx)
 	if err != nil {
-		return shownFindings(errOut, o.target, err)
+		return wayBackWithout(errOut, o.StateDir, false, shownFindings(errOut, o.target, err))
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 

@@ -58,9 +58,6 @@ func (s *session) again(ctx context.Context, n *step.Node, emit event.Sink) erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		if s.givenUp == nil {
-			s.givenUp = map[string]error{}
-		}
 		s.givenUp[n.Host] = err
 		return err
 	}

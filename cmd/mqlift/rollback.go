@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mqlift/internal/diag"
 	"mqlift/internal/event"
 	"mqlift/internal/grouplock"
 	"mqlift/internal/plan"
@@ -51,8 +52,12 @@ What cannot be kept is said beforehand. A replay that was cut short is gone on w
 
 When a dead run on another machine holds the group, --break-lock with its name takes over.
 
+While a host cannot be reached, --without with its name goes back on the others, before writes were opened:
+the old master takes sends again. What is left on that host is undone by the same command without --without
+when it is back; when it is gone for good, take it out of the topology and call the same command once more.
+
 Exit codes: 0 gone back, or there is nothing to go back from · 3 refused: writes have been opened ·
-5 not all could be undone · 8 another run holds the group.`,
+5 not all could be undone, such as what is on a host left out · 8 another run holds the group.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runRollback(cmd.Context(), o, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -62,6 +67,7 @@ Exit codes: 0 gone back, or there is nothing to go back from · 3 refused: write
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
 	cmd.Flags().BoolVar(&o.Replay, "replay", false, "after writes were opened: send the messages written since to the old group")
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask before a replay")
+	cmd.Flags().StringArrayVar(&o.Without, "without", nil, "leave that `host` out, which cannot be reached; repeatable")
 	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead")
 	return cmd
 }
@@ -69,7 +75,7 @@ Exit codes: 0 gone back, or there is nothing to go back from · 3 refused: write
 func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errOut io.Writer) (err error) {
 	s, err := o.open(ctx)
 	if err != nil {
-		return shownFindings(errOut, o.target, err)
+		return wayBackWithout(errOut, o.StateDir, true, shownFindings(errOut, o.target, err))
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	dir := filepath.Join(o.StateDir, "runs", s.group.Name)
@@ -92,7 +98,10 @@ func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errO
 		return err
 	}
 	if cut == nil {
-		return o.nothing(ctx, s, out)
+		return o.nothing(ctx, s, dir, out)
+	}
+	if err := o.checkWithout(p, cut); err != nil {
+		return err
 	}
 	k := dialogue{in: bufio.NewReader(in), out: out}
 	if !cut.Opened() {
@@ -107,13 +116,66 @@ func runRollback(ctx context.Context, o rollbackOptions, in io.Reader, out, errO
 	return o.replay(ctx, s, p, cut, k)
 }
 
+// checkWithout checks that the old group can be restored without the hosts that are left out.
+func (o *rollbackOptions) checkWithout(p *plan.Plan, cut *run.Cut) error {
+	if len(o.Without) == 0 {
+		return nil
+	}
+	if cut.Opened() {
+		return &refusedError{fmt.Errorf("run %s opened writes on the new group: --without goes back only before that; bring %s back first", cut.State.Run, strings.Join(o.Without, ", "))}
+	}
+	for _, host := range o.Without {
+		i := slices.IndexFunc(p.Members, func(m *plan.Member) bool { return m.Host == host })
+		if i < 0 {
+			return &usageError{fmt.Errorf("--without %s: run %s has no such host", host, cut.State.Run)}
+		}
+		if p.Members[i].Kind == plan.Master {
+			return &refusedError{fmt.Errorf("--without %s: it is the old master, and there is no old group without it; bring it back first", host)}
+		}
+	}
+	if len(o.Without)*2 > len(p.Members) {
+		return &refusedError{fmt.Errorf("--without %s: these are most of the group's hosts, and what runs on them may form the new group by itself; bring some back first", strings.Join(o.Without, ", "))}
+	}
+	return nil
+}
+
+// wayBackWithout adds to a failure to connect how the other hosts are gone back on: where a run was cut short
+// here that has not opened writes, or where that is what was asked for.
+func wayBackWithout(errOut io.Writer, stateDir string, asked bool, err error) error {
+	var connecting *connectError
+	var found *diag.Error
+	if !errors.As(err, &connecting) || !errors.As(err, &found) {
+		return err
+	}
+	cut, cerr := run.Unfinished(filepath.Join(stateDir, "runs", connecting.group))
+	switch {
+	case cerr != nil || cut != nil && cut.Opened():
+		return err
+	case cut != nil:
+		fmt.Fprintf(errOut, "run %s was cut short here, at %s, and sends may be refused since\n", cut.State.Run, cut.At)
+	case !asked:
+		return err
+	}
+	var without []string
+	for _, f := range found.Findings {
+		if f.Severity == diag.Fail && f.Host != "" {
+			without = append(without, "--without "+f.Host)
+		}
+	}
+	fmt.Fprintf(errOut, "→ where that cannot be mended now, `mqlift rollback %s` goes back on the other hosts, as long as writes were not opened\n", strings.Join(without, " "))
+	return err
+}
+
 // nothing says what there is where neither a journal nor a record is of a run.
-func (o *rollbackOptions) nothing(ctx context.Context, s *session, out io.Writer) error {
+func (o *rollbackOptions) nothing(ctx context.Context, s *session, dir string, out io.Writer) error {
 	facts, err := s.observe(ctx)
 	if err != nil {
 		return err
 	}
 	if lock := facts.Lock(); lock != nil {
+		if _, err := os.Stat(filepath.Join(dir, lock.Run, "journal.jsonl")); err == nil {
+			return &refusedError{fmt.Errorf("%s: %s, but it was undone without %s, which had been left out, and keeps what it had done there\n→ `mqlift check` says what is in the way on %s; `mqlift apply --break-lock %s` takes the lock over", lock.Host, lock.Holder(), lock.Host, lock.Host, lock.Run)}
+		}
 		return &refusedError{fmt.Errorf("%s: %s, but it left no record of itself beside the lock, and its journal is not here: it was cut short before it had begun anything else, or its record was removed\n→ run `mqlift rollback` with its journal; when every broker is as before that run (`mqlift status`), `mqlift apply --break-lock %s` takes the lock over", lock.Host, lock.Holder(), lock.Run)}
 	}
 	switch is := plan.Recognise(s.group, facts); is.State {
@@ -299,16 +361,25 @@ func (o *rollbackOptions) fromHosts(ctx context.Context, s *session, dir string)
 	if err != nil || record == nil {
 		return nil, nil, err
 	}
-	facts, err := s.observe(ctx)
+	e, err := s.env(record.Plan, record.State, func(event.Event) {}, step.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
-	lock := facts.Lock()
+	lock, err := e.Held(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	if lock != nil && !lock.Breakable(o.BreakLock) {
 		return nil, nil, &grouplock.Error{Held: lock, Named: o.BreakLock}
 	}
-	if record.State.Opening() && lock == nil && plan.Recognise(s.group, facts).State == plan.OldMode {
-		return nil, nil, nil // somebody has gone back since
+	if record.State.Opening() && lock == nil {
+		facts, err := s.observe(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if plan.Recognise(s.group, facts).State == plan.OldMode {
+			return nil, nil, nil // somebody has gone back since
+		}
 	}
 	cut := &run.Cut{Dir: filepath.Join(dir, record.State.Run), At: "where its journal is", State: record.State}
 	records, err := run.ReadJournal(filepath.Join(cut.Dir, "journal.jsonl"))
@@ -348,6 +419,9 @@ func keep(p *plan.Plan, cut *run.Cut, out io.Writer) (*run.Cut, error) {
 func (s *session) record(ctx context.Context) (*step.Record, error) {
 	var newest *step.Record
 	for _, m := range s.group.Members {
+		if slices.Contains(s.without, m.Host) {
+			continue
+		}
 		r, err := step.ReadRecord(ctx, s.hosts[m.Host], m.WorkDir, s.group.Name)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Host, err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ type target struct {
 	Group    string
 	Playbook string
 	JSON     bool
+	Without  []string // hosts that a way back leaves out, since they cannot be reached
 }
 
 func (t *target) addFlags(cmd *cobra.Command) {
@@ -55,6 +57,7 @@ type session struct {
 	group    *topology.Group
 	playbook *playbook.Playbook // nil unless asked for
 
+	without     []string // hosts left out
 	hosts       map[string]*remote.Host
 	agents      map[string]*agent.Agent
 	client      *rocketmq.Client
@@ -65,9 +68,18 @@ type session struct {
 	givenUp map[string]error // hosts that could not be reached again
 }
 
-// open reads what is declared, and only then connects: to all hosts, or to none.
+// connectError is that not all hosts of a group could be connected to.
+type connectError struct {
+	group string
+	err   error
+}
+
+func (e *connectError) Error() string { return e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+// open reads what is declared, and only then connects: to all hosts that are not left out, or to none.
 func (t *target) open(ctx context.Context) (_ *session, err error) {
-	s := &session{agents: map[string]*agent.Agent{}}
+	s := &session{agents: map[string]*agent.Agent{}, without: t.Without, givenUp: map[string]error{}}
 	if s.topology, err = topology.Load(t.Topology); err != nil {
 		return nil, t.input(err)
 	}
@@ -87,11 +99,21 @@ func (t *target) open(ctx context.Context) (_ *session, err error) {
 		s.credentials = &rocketmq.Credentials{AccessKey: acl.AccessKey, SecretKey: secret}
 	}
 	var targets []remote.Target
+	var leftOut []remote.Target
 	for i := range s.group.Members {
-		targets = append(targets, s.group.Members[i].SSHTarget())
+		if to := s.group.Members[i].SSHTarget(); slices.Contains(t.Without, to.Name) {
+			leftOut = append(leftOut, to)
+		} else {
+			targets = append(targets, to)
+		}
 	}
 	if s.hosts, err = remote.DialAll(ctx, targets); err != nil {
-		return nil, err
+		return nil, &connectError{s.group.Name, err}
+	}
+	for _, to := range leftOut {
+		s.hosts[to.Name] = remote.Absent(to.Name, to.Address, step.ErrLeftOut)
+		s.agents[to.Name] = agent.Absent(s.hosts[to.Name])
+		s.givenUp[to.Name] = fmt.Errorf("%s: %w", to.Name, step.ErrLeftOut)
 	}
 	s.client = rocketmq.NewClient(rocketmq.Options{Credentials: s.credentials})
 	s.nameServers = s.client.NameServers(s.topology.NameServers)
@@ -115,6 +137,9 @@ func (s *session) push(ctx context.Context) error {
 	errs := make([]error, len(s.group.Members))
 	var eg errgroup.Group
 	for i, m := range s.group.Members {
+		if s.agents[m.Host] != nil {
+			continue // left out
+		}
 		eg.Go(func() error {
 			agents[i], errs[i] = agent.Push(ctx, s.hosts[m.Host])
 			return nil
@@ -186,10 +211,13 @@ func (s *session) fits(ctx context.Context, p *plan.Plan) error {
 func (s *session) env(p *plan.Plan, state *step.State, emit event.Sink, o step.Options) (*step.Env, error) {
 	e := &step.Env{Plan: p, Client: s.client, NameServers: s.nameServers, State: state, Emit: emit, Options: o, Save: func() error { return nil }}
 	for _, m := range p.Members {
-		if s.hosts[m.Host] == nil {
-			return nil, &usageError{fmt.Errorf("%s is a member in the plan and not in the topology any more", m.Host)}
+		leftOut := slices.Contains(s.without, m.Host)
+		switch {
+		case s.hosts[m.Host] != nil:
+			e.Nodes = append(e.Nodes, &step.Node{Member: m, Remote: s.hosts[m.Host], Agent: s.agents[m.Host], LeftOut: leftOut})
+		case !leftOut:
+			return nil, &usageError{fmt.Errorf("%s is a member in the plan and not in the topology any more; when it is gone for good and the run is to be undone, `mqlift rollback --without %s` goes back without it", m.Host, m.Host)}
 		}
-		e.Nodes = append(e.Nodes, &step.Node{Member: m, Remote: s.hosts[m.Host], Agent: s.agents[m.Host]})
 	}
 	return e, nil
 }

@@ -77,7 +77,7 @@ type groupStatus struct {
 func runStatus(ctx context.Context, t target, stateDir string, out, errOut io.Writer) (err error) {
 	s, err := t.open(ctx)
 	if err != nil {
-		return shownFindings(errOut, t, err)
+		return wayBackWithout(errOut, stateDir, false, shownFindings(errOut, t, err))
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	facts, err := s.observe(ctx)

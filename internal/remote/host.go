@@ -85,6 +85,14 @@ func Dial(ctx context.Context, t Target) (*Host, error) {
 	return h, nil
 }
 
+// Absent stands for a host that is not connected to: whatever is asked of it fails at once, with cause, as it
+// would on a connection that was lost.
+func Absent(name, addr string, cause error) *Host {
+	h := &Host{at: Place{Host: name, Addr: addr}, slots: make(chan struct{}, maxSessions), done: make(chan struct{}), cause: cause}
+	h.end.Do(func() { close(h.done) })
+	return h
+}
+
 // connect opens one station, through the one before it unless via is nil. The connection is
 // returned with an error too, once there is one, for the caller to close.
 func (s station) connect(ctx context.Context, via *ssh.Client, timeout time.Duration) (*heardConn, *ssh.Client, error) {

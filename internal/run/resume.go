@@ -205,7 +205,25 @@ func (w *Walk) UndoCut(ctx context.Context, c *Cut) error {
 	defer cancel()
 	if err := w.undo(ctx); err != nil {
 		f := &Failure{Stage: "resume", Step: "undo", Err: errors.New("what a killed run had begun could not all be undone"), UndoErr: err, Left: w.Left()}
+		if onlyLeftOut(err) {
+			f.LeftOut, f.Left = w.Env.LeftOut(), nil
+		}
 		return errors.Join(f, w.Journal.Append(StateSaved, "", "", f.Error(), w.Env.State))
 	}
 	return w.Journal.Append(RunEnd, "", "", "undone after having been cut short", w.Env.State)
+}
+
+// onlyLeftOut tells whether all that an error joins is that hosts are left out.
+func onlyLeftOut(err error) bool {
+	for err != nil {
+		switch e := err.(type) {
+		case interface{ Unwrap() []error }:
+			return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !onlyLeftOut(err) })
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		default:
+			return err == step.ErrLeftOut
+		}
+	}
+	return false
 }

@@ -51,6 +51,9 @@ type Failure struct {
 	Back bool
 	// Left is what is temporary still.
 	Left []string
+	// LeftOut are the hosts on which nothing could be undone, since the operator went back without them, when
+	// all was undone on the others.
+	LeftOut []string
 }
 
 func (f *Failure) Error() string {
@@ -73,6 +76,9 @@ func (f *Failure) Error() string {
 		s += "\nwrites are open on the new group and stay so; nothing was undone. `mqlift apply` goes on from there"
 	case f.Past:
 		s += "\nwrites are open on the new group and stay so; nothing was undone. Mend the cause, then run `mqlift apply` again: it goes on from what is true on the hosts"
+	case len(f.LeftOut) > 0:
+		hosts := strings.Join(f.LeftOut, ", ")
+		s += fmt.Sprintf("\nthe old group serves without %s, where nothing was undone: when it is back, run `mqlift rollback` again before it is used; when it is gone for good, take it out of the topology and run `mqlift rollback --without %s` once more", hosts, strings.Join(f.LeftOut, " --without "))
 	case f.UndoErr != nil:
 		s += fmt.Sprintf("\nnot everything could be undone:\n%v\nlook at `mqlift status`, mend the cause, then run `mqlift apply` again: it undoes the rest first", f.UndoErr)
 	case f.Undone:

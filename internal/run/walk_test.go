@@ -475,6 +475,43 @@ func TestWhatAKilledRunBeganAndCannotBeUndoneStopsTheNextOne(t *testing.T) {
 	}
 }
 
+// What cannot be undone on a host that is left out stays to be undone, and the rest is not undone again.
+func TestAHostThatIsLeftOutIsUndoneLater(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		also error
+		all  bool // was undone on the others
+	}{
+		{"all the rest is undone", nil, true},
+		{"another host fails, too", errBroken, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := rehearse(t)
+			r.steps["b"].do = func(context.Context, *step.Env) error { r.kill(); return nil }
+			r.cutAt(func() error { return r.Run(t.Context()) })
+
+			cut := r.again()
+			r.Env.Nodes = []*step.Node{{Member: &plan.Member{Host: "host-c"}, LeftOut: true, Remote: remote.Absent("host-c", "10.0.0.3:22", step.ErrLeftOut)}}
+			r.steps["a"].undo = func(ctx context.Context, e *step.Env) error {
+				_, err := e.Nodes[0].Remote.ReadFile(ctx, "/etc/hostname")
+				return errors.Join(fmt.Errorf("host-c: %w", err), c.also)
+			}
+			f := wantFailure(t, r.takeUp(cut), "resume", "undo")
+			if (len(f.LeftOut) > 0) != c.all || strings.Contains(f.Error(), "serves without host-c") != c.all {
+				t.Error(f)
+			}
+			r.wantSaid("undo b", "undo a")
+
+			cut = r.again()
+			r.Env.Nodes, r.steps["a"].undo = nil, nil
+			if err := r.takeUp(cut); err != nil {
+				t.Error(err)
+			}
+			r.wantSaid("undo b", "undo a", "undo a")
+		})
+	}
+}
+
 // retire-master's way back closes a master that fence-master's then opens: taken once more, and out
 // of a state in which the fence is gone, it would leave a serving master closed.
 func TestWhatIsUndoneIsNotUndoneAgain(t *testing.T) {

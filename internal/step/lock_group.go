@@ -46,6 +46,24 @@ func ReadLock(ctx context.Context, n *Node, group string) (*grouplock.Held, erro
 	return grouplock.Read(n.Host, file, a.Held, a.Quiet)
 }
 
+// Held is the first lock found on the hosts that are not left out, of the run that lives if one does; nil when
+// there is none.
+func (e *Env) Held(ctx context.Context) (found *grouplock.Held, err error) {
+	for _, n := range e.Nodes {
+		if n.LeftOut {
+			continue
+		}
+		l, err := ReadLock(ctx, n, e.Plan.Group)
+		if err != nil {
+			return nil, err
+		}
+		if l != nil && (found == nil || found.Life != grouplock.Alive && l.Life == grouplock.Alive) {
+			found = l
+		}
+	}
+	return found, nil
+}
+
 func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) { return false, "", nil }
 
 func (lockGroup) Do(ctx context.Context, e *Env) error {
@@ -91,6 +109,9 @@ func (e *Env) takeLock(ctx context.Context) error {
 	// of two runs that start at once, one fails on the first host, and exactly one goes on.
 	nodes := slices.SortedFunc(slices.Values(e.Nodes), func(a, b *Node) int { return cmp.Compare(a.Addr(), b.Addr()) })
 	for _, n := range nodes {
+		if n.LeftOut {
+			continue
+		}
 		if err := e.lockHost(ctx, n, content); err != nil {
 			return err
 		}
@@ -160,10 +181,13 @@ func (lockGroup) Undo(ctx context.Context, e *Env) error {
 	return errors.Join(errs...)
 }
 
-// StillLocked checks that this run, which another process began, holds the lock on every host, and makes
-// it this process's.
+// StillLocked checks that this run, which another process began, holds the lock on every host that is
+// not left out, and makes it this process's.
 func (e *Env) StillLocked(ctx context.Context) error {
 	for _, n := range e.Nodes {
+		if n.LeftOut {
+			continue
+		}
 		l, err := ReadLock(ctx, n, e.Plan.Group)
 		switch {
 		case err != nil:

@@ -43,11 +43,17 @@ type Step interface {
 // ErrNothingToUndo is returned by Undo where there is nothing to take back.
 var ErrNothingToUndo = errors.New("nothing to undo")
 
+// ErrLeftOut is why nothing is done on a host that the operator goes back without.
+var ErrLeftOut = errors.New("left out")
+
 // Node is a member with the connections to it.
 type Node struct {
 	*plan.Member
 	Remote *remote.Host
 	Agent  *agent.Agent
+
+	// LeftOut tells that the operator goes back without this host: it cannot be reached.
+	LeftOut bool
 
 	conf sync.Mutex // held while its broker.conf is rewritten and put back
 }
@@ -180,6 +186,17 @@ func (e *Env) only(kind plan.Kind) []*Node {
 		}
 	}
 	return l
+}
+
+// LeftOut names the hosts that the operator goes back without.
+func (e *Env) LeftOut() []string {
+	var hosts []string
+	for _, n := range e.Nodes {
+		if n.LeftOut {
+			hosts = append(hosts, n.Host)
+		}
+	}
+	return hosts
 }
 
 // All lists every step there is.

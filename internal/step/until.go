@@ -54,7 +54,7 @@ func (e *Env) lost(err error) bool {
 		return false
 	}
 	for _, n := range e.Nodes {
-		if n.Remote == nil {
+		if n.Remote == nil || n.LeftOut {
 			continue
 		}
 		select {
