@@ -55,6 +55,9 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 			o.wants(t, 6, "The logs differ", "the first byte that differs is at offset", c.says)
 			b.startBroker(t, "host-b")
 			b.awaitRegistered(t)
+			if c.notes != "" {
+				b.awaitSlave(t) // only then its dispatch is stuck
+			}
 			// One empty file more than the broker has prepared; it deletes such files at its start.
 			prepared := filepath.Join(root, "commitlog", store.FileName(2*lab.DefaultLogFileSize))
 			must(t, os.WriteFile(prepared, nil, 0o644))

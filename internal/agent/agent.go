@@ -95,7 +95,7 @@ func Absent(host Host) *Agent {
 	_, input := io.Pipe()
 	ended := make(chan struct{})
 	close(ended)
-	return &Agent{host: host, guard: &guard{input: input, ended: ended}}
+	return &Agent{host: host, binary: "mqlift", guard: &guard{input: input, ended: ended}}
 }
 
 func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {

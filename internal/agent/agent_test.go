@@ -489,3 +489,16 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// The agent of a host that is left out fails as a lost connection does, at once, and is nothing to close.
+func TestAnAbsentHostsAgentFailsAsALostConnection(t *testing.T) {
+	cause := errors.New("left out")
+	a := Absent(remote.Absent("host-c", "10.0.0.3:22", cause))
+	_, err := a.MoveAside(t.Context(), "/store", "run-1")
+	if !errors.Is(err, cause) || !remote.Transient(err) {
+		t.Error(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
