@@ -130,7 +130,7 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 		b.run(t, another, "rollback", "--without", "host-x").wants(t, 2, "has no such host")
 		b.run(t, another, "rollback", "--without", "host-c").wants(t, 0, "is the old master/slave group again")
 		takesSends(t)
-		b.run(t, call{}, "rollback").wants(t, 3, "was undone without host-c", "--break-lock")
+		b.run(t, call{}, "rollback").wants(t, 3, "was undone without host-c", "`mqlift apply --break-lock run-")
 	})
 }
 

@@ -173,7 +173,7 @@ func (o *rollbackOptions) nothing(ctx context.Context, s *session, dir string, o
 		return err
 	}
 	if lock := facts.Lock(); lock != nil {
-		if _, err := os.Stat(filepath.Join(dir, lock.Run, "journal.jsonl")); err == nil {
+		if o.undoneWithout(dir, lock) {
 			return &refusedError{fmt.Errorf("%s: %s, but it was undone without %s, which had been left out, and keeps what it had done there\n→ `mqlift check` says what is in the way on %s; `mqlift apply --break-lock %s` takes the lock over", lock.Host, lock.Holder(), lock.Host, lock.Host, lock.Run)}
 		}
 		return &refusedError{fmt.Errorf("%s: %s, but it left no record of itself beside the lock, and its journal is not here: it was cut short before it had begun anything else, or its record was removed\n→ run `mqlift rollback` with its journal; when every broker is as before that run (`mqlift status`), `mqlift apply --break-lock %s` takes the lock over", lock.Host, lock.Holder(), lock.Run)}
@@ -185,6 +185,16 @@ func (o *rollbackOptions) nothing(ctx context.Context, s *session, dir string, o
 	default:
 		return &refusedError{fmt.Errorf("%s is not as before an upgrade (%s), and neither a journal here nor a record on the hosts says how it was\n→ give the --state-dir of the machine that began the run; the old broker.conf of a run is kept as broker.conf.before-RUN beside it; `mqlift check` says how an upgrade by hand can be gone on with", s.group.Name, is.Line)}
 	}
+}
+
+// undoneWithout tells whether a lock is of a run that this machine's journal says has ended: it was undone while
+// that host was left out.
+func (o *rollbackOptions) undoneWithout(dir string, lock *grouplock.Held) bool {
+	if lock == nil || lock.Life == grouplock.Alive {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, lock.Run, "journal.jsonl"))
+	return err == nil
 }
 
 // rollbackPlaybook is the order of work of a way back from an opened group.
@@ -368,6 +378,9 @@ func (o *rollbackOptions) fromHosts(ctx context.Context, s *session, dir string)
 	lock, err := e.Held(ctx)
 	if err != nil {
 		return nil, nil, err
+	}
+	if o.undoneWithout(dir, lock) {
+		return nil, nil, nil
 	}
 	if lock != nil && !lock.Breakable(o.BreakLock) {
 		return nil, nil, &grouplock.Error{Held: lock, Named: o.BreakLock}

@@ -70,7 +70,7 @@ func (stopSlaves) Do(ctx context.Context, e *Env) error {
 }
 
 // sayAbort tells of a slave that did not stop cleanly. That is no reason to go back: one whose log was cut
-// within a message never stops in another way, since its dispatch waits there for ever
+// within a message may never stop in another way, since its dispatch waits there for ever
 // (ReputMessageService.doReput and DefaultMessageStore.shutdown, 4.5.2; seen). What it leaves behind is
 // not trusted: see catchUp.
 func (e *Env) sayAbort(ctx context.Context, n *Node) error {
