@@ -57,7 +57,7 @@ func (r *applyReport) print(out io.Writer) {
 		fmt.Fprintln(out, line)
 	}
 	printCertificate(out, r.State)
-	if !r.OK {
+	if !r.OK || r.State.OpenedAt.IsZero() { // or undone, which is well, too
 		return
 	}
 	fmt.Fprintf(out, "%s is a DLedger group: %s leads; certificate %s; %d old keys found on every node.\n", r.Group, r.State.Leader, r.State.Certificate.Short(), len(r.State.Samples))

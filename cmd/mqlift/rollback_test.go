@@ -50,3 +50,13 @@ func TestAReplayIsReckonedBeforehand(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A killed run that is taken up and undone ends well, and has made no DLedger group.
+func TestARunThatWasUndoneIsNoUpgrade(t *testing.T) {
+	var out strings.Builder
+	r := applyReport{OK: true, Group: "broker-a", State: &step.State{FencedAt: time.Now()}}
+	r.print(&out)
+	if strings.Contains(out.String(), "is a DLedger group") || strings.Contains(out.String(), "Going back costs") {
+		t.Error(out.String())
+	}
+}

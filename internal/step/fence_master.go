@@ -124,7 +124,11 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 		return errors.Join(err, e.openUnseen(ctx, m, open))
 	}
 	if p == nil { // it died meanwhile: its old broker.conf takes sends
-		return e.serveAsBefore(ctx, m)
+		if err := e.serveAsBefore(ctx, m); err != nil {
+			return err
+		}
+		e.State.unfenced()
+		return nil
 	}
 	live, err := m.broker(e).Config(ctx)
 	if err != nil {
@@ -150,8 +154,13 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 	} else {
 		e.note(m.Host, "the old master takes sends again, after %s", time.Since(e.State.FencedAt).Round(time.Millisecond))
 	}
-	e.State.Fence, e.State.FencedAt, e.State.FencedEnd, e.State.Waiting = nil, time.Time{}, 0, nil
+	e.State.unfenced()
 	return nil
+}
+
+// unfenced forgets the fence: the old master takes sends as before.
+func (s *State) unfenced() {
+	s.Fence, s.FencedAt, s.FencedEnd, s.Waiting = nil, time.Time{}, 0, nil
 }
 
 // isSet tells whether a running broker has these properties.
