@@ -137,6 +137,17 @@ func (h *Held) stateDir() string { return path.Dir(path.Dir(path.Dir(h.Dir))) }
 // lives, however tired the operator.
 func (h *Held) Breakable(run string) bool { return h.Life != Alive && run == h.Run }
 
+// First is the lock that counts among those found on a group's hosts, nil ones left out: that of the run that
+// lives, if one does; nil when there is none.
+func First(held ...*Held) (first *Held) {
+	for _, h := range held {
+		if h != nil && (first == nil || first.Life != Alive && h.Life == Alive) {
+			first = h
+		}
+	}
+	return first
+}
+
 // Error is that another run holds the group.
 type Error struct {
 	*Held

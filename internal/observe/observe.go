@@ -391,13 +391,11 @@ func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d 
 // Lock is the first lock found on the group's hosts, of the run that lives if one does; nil when there is
 // none.
 func (f *Facts) Lock() *grouplock.Held {
-	var found *grouplock.Held
+	var held []*grouplock.Held
 	for _, m := range f.Members {
-		if m.Lock != nil && (found == nil || found.Life != grouplock.Alive && m.Lock.Life == grouplock.Alive) {
-			found = m.Lock
-		}
+		held = append(held, m.Lock)
 	}
-	return found
+	return grouplock.First(held...)
 }
 
 // Release is the release that a broker says it runs, "4.5.2" for V4_5_2; "" when it said nothing.

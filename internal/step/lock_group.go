@@ -48,20 +48,16 @@ func ReadLock(ctx context.Context, n *Node, group string) (*grouplock.Held, erro
 
 // Held is the first lock found on the hosts that are not left out, of the run that lives if one does; nil when
 // there is none.
-func (e *Env) Held(ctx context.Context) (found *grouplock.Held, err error) {
-	for _, n := range e.Nodes {
-		if n.LeftOut {
-			continue
-		}
+func (e *Env) Held(ctx context.Context) (*grouplock.Held, error) {
+	var held []*grouplock.Held
+	for _, n := range e.reached() {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
 		if err != nil {
 			return nil, err
 		}
-		if l != nil && (found == nil || found.Life != grouplock.Alive && l.Life == grouplock.Alive) {
-			found = l
-		}
+		held = append(held, l)
 	}
-	return found, nil
+	return grouplock.First(held...), nil
 }
 
 func (lockGroup) Done(ctx context.Context, e *Env) (bool, string, error) { return false, "", nil }
@@ -107,11 +103,8 @@ func (e *Env) takeLock(ctx context.Context) error {
 	}
 	// One after the other, and in an order that does not depend on how a topology lists and names them:
 	// of two runs that start at once, one fails on the first host, and exactly one goes on.
-	nodes := slices.SortedFunc(slices.Values(e.Nodes), func(a, b *Node) int { return cmp.Compare(a.Addr(), b.Addr()) })
+	nodes := slices.SortedFunc(slices.Values(e.reached()), func(a, b *Node) int { return cmp.Compare(a.Addr(), b.Addr()) })
 	for _, n := range nodes {
-		if n.LeftOut {
-			continue
-		}
 		if err := e.lockHost(ctx, n, content); err != nil {
 			return err
 		}
@@ -184,10 +177,7 @@ func (lockGroup) Undo(ctx context.Context, e *Env) error {
 // StillLocked checks that this run, which another process began, holds the lock on every host that is
 // not left out, and makes it this process's.
 func (e *Env) StillLocked(ctx context.Context) error {
-	for _, n := range e.Nodes {
-		if n.LeftOut {
-			continue
-		}
+	for _, n := range e.reached() {
 		l, err := ReadLock(ctx, n, e.Plan.Group)
 		switch {
 		case err != nil:

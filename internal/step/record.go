@@ -78,10 +78,8 @@ func (e *Env) record(ctx context.Context) error {
 
 // NotOpened checks that no host's record of this run says that writes were about to be opened.
 func (e *Env) NotOpened(ctx context.Context) error {
-	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
-		if n.LeftOut { // every host's was written before the first was opened
-			return nil
-		}
+	// Those of hosts left out say the same: every host's was written before the first was opened.
+	return e.each(ctx, e.reached(), func(ctx context.Context, n *Node) error {
 		r, err := ReadRecord(ctx, n.Remote, n.WorkDir, e.Plan.Group)
 		if err != nil || r == nil || r.State.Run != e.State.Run || !r.State.Opening() {
 			return err

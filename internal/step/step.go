@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -197,6 +198,11 @@ func (e *Env) LeftOut() []string {
 		}
 	}
 	return hosts
+}
+
+// reached are the nodes of hosts that are not left out.
+func (e *Env) reached() []*Node {
+	return slices.DeleteFunc(slices.Clone(e.Nodes), func(n *Node) bool { return n.LeftOut })
 }
 
 // All lists every step there is.

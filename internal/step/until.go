@@ -53,8 +53,8 @@ func (e *Env) lost(err error) bool {
 	if !errors.As(err, &transient) {
 		return false
 	}
-	for _, n := range e.Nodes {
-		if n.Remote == nil || n.LeftOut {
+	for _, n := range e.reached() {
+		if n.Remote == nil {
 			continue
 		}
 		select {
