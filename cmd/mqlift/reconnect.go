@@ -54,7 +54,7 @@ func (s *session) again(ctx context.Context, n *step.Node, emit event.Sink) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, reconnectLimit)
 	defer cancel()
-	host, helper, err := dialAgain(ctx, member.SSHTarget())
+	host, helper, err := dialAgain(ctx, member.SSHTarget(), n.Agent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -66,13 +66,14 @@ func (s *session) again(ctx context.Context, n *step.Node, emit event.Sink) erro
 	return nil
 }
 
-// dialAgain tries until ctx ends; then it returns what was in the way before.
-func dialAgain(ctx context.Context, target remote.Target) (*remote.Host, *agent.Agent, error) {
+// dialAgain tries until ctx ends; then it returns what was in the way before. The new agent takes the old
+// one's place.
+func dialAgain(ctx context.Context, target remote.Target, old *agent.Agent) (*remote.Host, *agent.Agent, error) {
 	var last error
 	for {
 		host, err := remote.Dial(ctx, target)
 		if err == nil {
-			helper, perr := agent.Push(ctx, host)
+			helper, perr := agent.Push(ctx, host, agent.InPlaceOf(old))
 			if perr == nil {
 				return host, helper, nil
 			}

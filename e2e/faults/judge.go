@@ -93,7 +93,8 @@ func (t *trial) unlocked(ctx context.Context) error {
 		if _, err := os.Stat(filepath.Join(h.InstallDir, ".mqlift", group+".lock")); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is still locked (%v)", h.Name, err)
 		}
-		err := until(ctx, 20*time.Second, "helper programs to be gone from "+h.Name, func(context.Context) error {
+		// A host learns of a connection that a pulled cable took when it sends, as late again as the cable was out.
+		err := until(ctx, time.Minute, "helper programs to be gone from "+h.Name, func(context.Context) error {
 			left, err := filepath.Glob(filepath.Join(h.Tmp, "mqlift.*"))
 			if err == nil && len(left) > 0 {
 				err = fmt.Errorf("its temporary folder holds %v", left)

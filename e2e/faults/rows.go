@@ -108,6 +108,7 @@ func connections() []row {
 func links() []row {
 	return []row{
 		{name: "the new host's cable pulled, inside the copy,", step: "copy-log-live", only: network, on: run.StepBegin, when: copying, do: link(netlab.Link{Cut: true}, empty), mend: link(netlab.Link{}, empty), end: verified},
+		{name: "the new host's cable pulled and mqlift killed, inside the copy,", step: "copy-log-live", only: network, on: run.StepBegin, when: copying, do: then(link(netlab.Link{Cut: true}, empty), sigkill), mend: link(netlab.Link{}, empty), end: verified},
 		{name: "the master's cable pulled", step: "fence-master", only: network, on: run.StepDone, do: link(netlab.Link{Cut: true}, master), mend: link(netlab.Link{}, master), end: verified},
 		{name: "the slave's cable pulled for 20 s", step: "join-old-master", only: network, on: run.StepBegin, do: then(link(netlab.Link{Cut: true}, slave), later(20, link(netlab.Link{}, slave))), end: verified},
 		{name: "all links limited to 4 MB/s", only: network, before: link(netlab.Link{Rate: 4 << 20}, master, slave, empty), end: verified},

@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mqlift/internal/remote"
@@ -28,6 +29,8 @@ import (
 type Host interface {
 	Name() string
 	Run(context.Context, remote.Cmd) (remote.Result, error)
+	// Lose ends the connection for that reason, as if it had been lost.
+	Lose(cause error)
 }
 
 // Agent is the mqlift binary in place on a host. It is safe for concurrent use.
@@ -61,7 +64,10 @@ func (e *NoExecError) Error() string {
 		e.Host, e.Dir)
 }
 
-type pushOptions struct{ executable, parent string }
+type pushOptions struct {
+	executable, parent string
+	inPlaceOf          *Agent
+}
 
 // PushOption changes how Push works.
 type PushOption func(*pushOptions)
@@ -73,9 +79,14 @@ func WithExecutable(path string) PushOption { return func(o *pushOptions) { o.ex
 // and allow execution.
 func WithParent(dir string) PushOption { return func(o *pushOptions) { o.parent = dir } }
 
+// InPlaceOf removes the directory of an agent whose connection was lost. The host may not have noticed
+// yet; what still works there ends within seconds.
+func InPlaceOf(old *Agent) PushOption { return func(o *pushOptions) { o.inPlaceOf = old } }
+
 // Push puts the running mqlift binary into a fresh private directory of the host. The directory is
 // gone after Close, and also when the connection or this process ends in any other way: a guard on
-// the host removes it as soon as its input ends. The context bounds the pushing only.
+// the host removes it as soon as its input ends, and after five minutes in which nothing came in (a
+// cable that was pulled ends nothing). The context bounds the pushing only.
 //
 // Errors a caller may decide on: *PlatformError, *NoExecError.
 func Push(ctx context.Context, host Host, options ...PushOption) (*Agent, error) {
@@ -111,6 +122,11 @@ func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
 	packed, err := checkPlatform(ctx, host)
 	if err != nil {
 		return nil, err
+	}
+	if o.inPlaceOf != nil && o.inPlaceOf.dir != "" {
+		if _, err := host.Run(ctx, remote.Cmd{Argv: []string{"rm", "-rf", "--", o.inPlaceOf.dir}}); err != nil {
+			return nil, err
+		}
 	}
 	guard, err := setGuard(ctx, host, o.parent)
 	if err != nil {
@@ -215,19 +231,31 @@ func (a *Agent) Close() error {
 }
 
 // guard is a command held open on the host that owns the agent's directory: it makes it, and
-// removes it when its input ends, which also happens when this process is killed or the network
-// goes. It does not listen to hang-ups, so that a closing session cannot end it before its work.
+// removes it when its input ends, which also happens when this process is killed, or when it has heard
+// nothing for long. It does not listen to hang-ups, so that a closing session cannot end it before its work.
 type guard struct {
 	dir     string
 	canExec bool
 
-	input *io.PipeWriter
-	ended chan struct{}
-	err   error // of the command, once ended is closed
+	input    *io.PipeWriter
+	released atomic.Bool // the guard is told to end
+	ended    chan struct{}
+	err      error // of the command, once ended is closed
 }
 
-// $1 is the directory to make it in, empty for the host's own. A script that exits with 7 tells
-// whether files in it can be executed.
+const (
+	// pulse is how often a guard is told that somebody is there.
+	pulse = 5 * time.Second
+	// A guard that was told nothing for guardSeconds sends a byte: where the network took the connection away
+	// and is back, only what is sent finds that out (sshd of OpenSSH asks by itself only with
+	// ClientAliveInterval, off by default). After guardTimes of that it ends. Until then an mqlift that is
+	// stopped by Ctrl-Z can go on.
+	guardSeconds, guardTimes = "10", "30"
+)
+
+// $1 is the directory to make it in, empty for the host's own; $2 and $3 are guardSeconds and guardTimes. A
+// script that exits with 7 tells whether files in it can be executed. A shell's read has no time limit
+// everywhere; on hosts without timeout only the end of the input counts.
 const guardScript = `umask 077
 trap '' HUP INT TERM PIPE
 parent=${1:-${TMPDIR:-/tmp}}
@@ -235,7 +263,20 @@ d=$(mktemp -d "$parent/mqlift.XXXXXXXXXX") || exit 1
 printf '#!/bin/sh\nexit 7\n' >"$d/try" && chmod 700 "$d/try"
 "$d/try" 2>/dev/null
 printf 'guard %s %s\n' "$?" "$d"
-cat >/dev/null
+if timeout -s KILL "$2" true; then
+  silent=0
+  while [ "$silent" -lt "$3" ]; do
+    if heard=$(timeout -s KILL "$2" head -n 1); then
+      [ -n "$heard" ] || break
+      silent=0
+    else
+      silent=$((silent + 1))
+      echo
+    fi
+  done
+else
+  cat >/dev/null
+fi 2>/dev/null
 rm -rf -- "$d"
 `
 
@@ -249,7 +290,7 @@ func setGuard(ctx context.Context, host Host, parent string) (*guard, error) {
 		defer close(g.ended)
 		defer drop()
 		_, g.err = host.Run(held, remote.Cmd{
-			Argv: []string{"sh", "-c", guardScript, "sh", parent}, Stdin: stdin,
+			Argv: []string{"sh", "-c", guardScript, "sh", parent, guardSeconds, guardTimes}, Stdin: stdin,
 			Stdout: &firstLine{prefix: "guard ", found: ready},
 		})
 		stdin.CloseWithError(io.ErrClosedPipe)
@@ -262,6 +303,7 @@ func setGuard(ctx context.Context, host Host, parent string) (*guard, error) {
 			return nil, fmt.Errorf("%s: the guard printed %q", host.Name(), line)
 		}
 		g.dir, g.canExec = dir, status == "7"
+		go g.keep(host)
 		return g, nil
 	case <-g.ended:
 		var exit *remote.ExitError // whose text would show the whole script
@@ -282,7 +324,28 @@ func setGuard(ctx context.Context, host Host, parent string) (*guard, error) {
 	}
 }
 
-var errNoGuard = errors.New("the guard ended at once")
+// keep tells the guard that somebody is there, until it ends. When it does so by itself, the agent is gone:
+// to those who use it, that is a lost connection, after which another can be put in place.
+func (g *guard) keep(host Host) {
+	tick := time.NewTicker(pulse)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			io.WriteString(g.input, "here\n") // that it cannot be told means that it ends, seen below
+		case <-g.ended:
+			if !g.released.Load() {
+				host.Lose(cmp.Or(g.err, errUnheard))
+			}
+			return
+		}
+	}
+}
+
+var (
+	errNoGuard = errors.New("the guard ended at once")
+	errUnheard = errors.New("the agent there ended by itself: it had heard nothing for minutes")
+)
 
 // removeWait is how long the guard may take to remove the directory before it is given up on.
 const removeWait = 10 * time.Second
@@ -291,6 +354,7 @@ func (g *guard) parent() string { return g.dir[:max(1, strings.LastIndexByte(g.d
 
 // release ends the guard's input and waits for the directory's removal.
 func (g *guard) release() error {
+	g.released.Store(true)
 	g.input.Close()
 	select {
 	case <-g.ended:

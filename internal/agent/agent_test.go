@@ -133,9 +133,17 @@ type localHost struct {
 	name string
 	// rewrite, if set, may change a command before it is run.
 	rewrite func(*remote.Cmd)
+	// lost, if set, is given the cause for which the connection is taken as lost.
+	lost chan error
 }
 
 func (h *localHost) Name() string { return h.name }
+
+func (h *localHost) Lose(cause error) {
+	if h.lost != nil {
+		h.lost <- cause
+	}
+}
 
 func (h *localHost) Run(ctx context.Context, c remote.Cmd) (remote.Result, error) {
 	if h.rewrite != nil {
@@ -300,7 +308,7 @@ func TestTheGuardRemovesTheDirectoryWhenThePusherIsKilled(t *testing.T) {
 
 func TestTheGuardDoesNotListenToHangUps(t *testing.T) {
 	parent := t.TempDir()
-	cmd := exec.Command("sh", "-c", guardScript, "sh", parent)
+	cmd := exec.Command("sh", "-c", guardScript, "sh", parent, guardSeconds, guardTimes)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -326,6 +334,111 @@ func TestTheGuardDoesNotListenToHangUps(t *testing.T) {
 		left, err := os.ReadDir(parent)
 		return err == nil && len(left) == 0
 	})
+}
+
+// A cable that is pulled ends no connection: the guard's input stays open, and nothing comes in.
+func TestTheGuardEndsWhenItHearsNothing(t *testing.T) {
+	parent := t.TempDir()
+	cmd := exec.Command("sh", "-c", guardScript, "sh", parent, "1", "2")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	out := bufio.NewReader(stdout)
+	line, err := out.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dir, _ := strings.Cut(strings.TrimPrefix(line, "guard "), " ")
+	dir = strings.TrimSpace(dir)
+	for range 8 { // twice as long as it goes unheard
+		if _, err := io.WriteString(in, "here\n"); err != nil || missing(dir) {
+			t.Fatalf("a guard that is spoken to went: %v", err)
+		}
+		time.Sleep(500 * time.Millisecond) // the pulse itself
+	}
+	eventually(t, "the directory to be removed", func() bool { return missing(dir) })
+	if rest, err := io.ReadAll(out); err != nil || string(rest) != "\n\n" {
+		t.Errorf("silent for twice its time it sent %q (%v), which is what shows it a lost connection", rest, err)
+	}
+}
+
+func TestAnAgentWhoseGuardEndedIsALostConnection(t *testing.T) {
+	host := &localHost{name: "b1", lost: make(chan error, 1), rewrite: func(c *remote.Cmd) {
+		if n := len(c.Argv); n > 2 && c.Argv[2] == guardScript {
+			c.Argv = append(slices.Clone(c.Argv[:n-2]), "1", "2") // less than a pulse
+		}
+	}}
+	a, err := Push(t.Context(), host, WithParent(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-host.lost; !errors.Is(err, errUnheard) || !missing(a.Dir()) {
+		t.Errorf("lost for %v", err)
+	}
+
+	host.rewrite = nil
+	if a, err = Push(t.Context(), host, WithParent(t.TempDir())); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-host.lost:
+		t.Errorf("closed, it is taken as lost: %v", err)
+	default:
+	}
+}
+
+func TestAnAgentInPlaceOfAnotherEndsWhatWorksThere(t *testing.T) {
+	parent := t.TempDir()
+	host := &localHost{name: "b1"}
+	old, err := Push(t.Context(), host, WithParent(parent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	worked := make(chan error, 1)
+	go func() {
+		_, err := old.WaitPort(t.Context(), WaitPortRequest{Address: "127.0.0.1:1", Timeout: time.Minute})
+		worked <- err
+	}()
+	eventually(t, "the first agent to work", func() bool {
+		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		return err == nil && slices.ContainsFunc(lines, func(path string) bool {
+			line, err := os.ReadFile(path)
+			return err == nil && strings.HasPrefix(string(line), old.binary+"\x00agent\x00wait-port")
+		})
+	})
+	a, err := Push(t.Context(), host, WithParent(parent), InPlaceOf(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-worked:
+		if err == nil || !strings.Contains(err.Error(), errRemoved.Error()) {
+			t.Errorf("what worked there ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("what worked there goes on")
+	}
+	for _, a := range []*Agent{old, a} {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := os.ReadDir(parent); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
 }
 
 func TestPushRefusesAnotherPlatformAndAPlaceWithoutExecution(t *testing.T) {

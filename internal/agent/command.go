@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -66,6 +70,8 @@ func command[Request, Result any](name string, run func(context.Context, Request
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := untilUnheard(c.Context())
 			defer stop()
+			ctx, stop = untilRemoved(ctx)
+			defer stop()
 			answer, data := outputs(c)
 			ctx, s := openSession(ctx, answer)
 			in := bufio.NewReaderSize(c.InOrStdin(), 1<<20)
@@ -86,6 +92,38 @@ func command[Request, Result any](name string, run func(context.Context, Request
 func untilUnheard(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 }
+
+// untilRemoved ends the context when the agent's directory is removed, which says that nobody waits for it any
+// more, also where nothing tells the connection's end. What hangs in an output that nobody takes is ended.
+func untilRemoved(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	own, err := os.Executable()
+	if err != nil {
+		return ctx, func() { cancel(nil) }
+	}
+	go func() {
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if _, err := os.Lstat(own); errors.Is(err, fs.ErrNotExist) {
+				cancel(errRemoved)
+				time.AfterFunc(leaveWait, func() { os.Exit(1) })
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+var errRemoved = errors.New("the agent was removed from the host")
+
+// leaveWait is how long an agent that was removed may take to clear up.
+const leaveWait = 5 * time.Second
 
 // readRequest reads the request line; of verbs that ask for nothing there may be none. One without its
 // end was cut on its way: nothing is done then.

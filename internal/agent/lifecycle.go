@@ -573,6 +573,9 @@ func waitPort(ctx context.Context, r WaitPortRequest, _ *session) (time.Duration
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if cause := context.Cause(ctx); cause != errTimeout {
+				return 0, cause
+			}
 			return 0, fmt.Errorf("%s did not answer within %v: %w", r.Address, time.Since(began).Round(time.Millisecond), last)
 		}
 	}

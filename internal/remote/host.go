@@ -279,6 +279,10 @@ func (h *Host) Close() error {
 	return nil
 }
 
+// Lose ends the connection as if it had been lost for that reason: what is under way and what is asked later
+// fails with a *TransientError.
+func (h *Host) Lose(cause error) { h.lost(cause) }
+
 // lost ends the connection once, for the first reason.
 func (h *Host) lost(cause error) {
 	h.end.Do(func() {
