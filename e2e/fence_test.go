@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -111,8 +112,32 @@ func TestNothingUnderWayIsLost(t *testing.T) {
 	fenced, err := end.CommitLogMaxOffset()
 	must(t, err)
 
+	// What an administrator makes there after the metadata was copied.
+	a.await(t, "the certificate", func(e event.Event) bool { return e.Kind == event.StepEnd && e.Step == "certify-logs" })
+	made := rocketmq.NewTopic("meanwhile", 3)
+	must(t, master.CreateTopic(t.Context(), made))
+	auditors := rocketmq.NewSubscriptionGroup("auditors")
+	auditors.RetryMaxTimes = 5
+	must(t, master.CreateSubscriptionGroup(t.Context(), auditors))
+
 	if code := a.ended(t); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, a.screen.String())
+	}
+	for _, h := range b.Hosts() { // followers take it over from the leader (SlaveSynchronize, every 10 s)
+		eventually(t, time.Minute, "topic and group of meanwhile on "+h.Name, func(ctx context.Context) error {
+			topics, _, err := b.broker(h.Name).Topics(ctx)
+			if err != nil {
+				return err
+			}
+			groups, _, err := b.broker(h.Name).SubscriptionGroups(ctx)
+			if err != nil {
+				return err
+			}
+			if t, g := topics[made.Name], groups[auditors.Name]; !reflect.DeepEqual(t, made) || !reflect.DeepEqual(g, auditors) {
+				return fmt.Errorf("it has %+v and %+v", t, g)
+			}
+			return nil
+		})
 	}
 	report := b.report(t)
 	if report.CertifiedEnd != fenced || report.FencedEnd != fenced {

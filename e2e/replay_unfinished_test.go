@@ -58,6 +58,34 @@ func TestReplayedWhenUnfinished(t *testing.T) {
 	b.run(t, call{}, "status").wants(t, 0, "was cut short at", "which the old group would not see ("+topic+" ", "`mqlift rollback --replay` sends them again")
 	b.run(t, call{}, "rollback").wants(t, 3, "which the old group would not see ("+topic+" ", "mqlift rollback --replay")
 
+	// Given up while that is free, the new group takes sends as before.
+	a = b.start(t, "rollback", "--replay", "--yes")
+	a.await(t, "the rest to be read", began("take-rest"))
+	a.signal(t, syscall.SIGINT)
+	if code := a.ended(t); code != 130 {
+		t.Errorf("exit code %d:\n%s", code, a.screen.String())
+	}
+	leaders := 0
+	for _, h := range b.Hosts() {
+		if h.Name == "host-a" {
+			continue // not joined: mqlift was killed before
+		}
+		live, err := b.broker(h.Name).Config(t.Context())
+		must(t, err)
+		switch live["brokerRole"] {
+		case "SYNC_MASTER":
+			leaders++
+		case "SLAVE":
+		default:
+			t.Errorf("%s is a %s", h.Name, live["brokerRole"])
+		}
+	}
+	if leaders != 1 {
+		t.Errorf("%d peers are masters", leaders)
+	}
+	givenUp := time.Now()
+	must(t, sends.WaitSteady(limited(t, 2*time.Minute), givenUp, 50))
+
 	for _, kill := range []struct {
 		in   string
 		when func() error

@@ -20,8 +20,9 @@ func (carryStores) Requirement() playbook.Requirement {
 	return playbook.Requirement{Needs: []string{"slaves-stopped", "aligned"}, Proves: []string{"carried"}}
 }
 
-// carried are the parts of a store root that go with it.
-var carried = []string{"consumequeue", "index", "checkpoint"}
+// carried are the parts of a store root that go with it. consumequeue_ext is there with
+// enableConsumeQueueExt, and what its entries are for is in the queues beside it.
+var carried = []string{"consumequeue", "consumequeue_ext", "index", "checkpoint"}
 
 func (carryStores) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action

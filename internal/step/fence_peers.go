@@ -2,8 +2,10 @@ package step
 
 import (
 	"context"
+	"maps"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -54,17 +56,24 @@ func (fencePeers) Do(ctx context.Context, e *Env) error {
 }
 
 func (fencePeers) Undo(ctx context.Context, e *Env) error {
+	open, err := e.opened(e.Master())
+	if err != nil {
+		return err
+	}
+	delete(open, brokerconf.RoleKey) // followers have theirs
+	leads := maps.Clone(open)
+	leads[brokerconf.RoleKey] = electedRole
+	// Where none is found the next election gives the one elected its role.
+	leader, _ := e.awaitLeader(ctx, e.peersNow())
 	return e.each(ctx, e.peersNow(), func(ctx context.Context, n *Node) error {
 		p, err := n.process(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if p == nil {
+		case p == nil:
 			return e.useConf(ctx, n, n.NewConf, "new")
-		}
-		open, err := e.opened(e.Master())
-		if err != nil {
-			return err
+		case n == leader:
+			return e.updateConfig(ctx, n, leads, n.NewConf)
 		}
 		return e.updateConfig(ctx, n, open, n.NewConf)
 	})
