@@ -339,7 +339,7 @@ func TestTheGuardDoesNotListenToHangUps(t *testing.T) {
 // A cable that is pulled ends no connection: the guard's input stays open, and nothing comes in.
 func TestTheGuardEndsWhenItHearsNothing(t *testing.T) {
 	parent := t.TempDir()
-	cmd := exec.Command("sh", "-c", guardScript, "sh", parent, "1", "2")
+	cmd := exec.Command("sh", "-c", guardScript, "sh", parent, "1", "4")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -360,26 +360,31 @@ func TestTheGuardEndsWhenItHearsNothing(t *testing.T) {
 	}
 	_, dir, _ := strings.Cut(strings.TrimPrefix(line, "guard "), " ")
 	dir = strings.TrimSpace(dir)
-	for range 8 { // twice as long as it goes unheard
+	for range 10 { // longer than it goes unheard
 		if _, err := io.WriteString(in, "here\n"); err != nil || missing(dir) {
 			t.Fatalf("a guard that is spoken to went: %v", err)
 		}
 		time.Sleep(500 * time.Millisecond) // the pulse itself
 	}
 	eventually(t, "the directory to be removed", func() bool { return missing(dir) })
-	if rest, err := io.ReadAll(out); err != nil || string(rest) != "\n\n" {
-		t.Errorf("silent for twice its time it sent %q (%v), which is what shows it a lost connection", rest, err)
+	if rest, err := io.ReadAll(out); err != nil || strings.Trim(string(rest), "\n") != "" || len(rest) < 4 {
+		t.Errorf("silent for four times its time it sent %q (%v), which is what shows it a lost connection", rest, err)
 	}
 }
 
 func TestAnAgentWhoseGuardEndedIsALostConnection(t *testing.T) {
+	parent := t.TempDir()
+	end := filepath.Join(parent, "end") // the guard ends when it is there
 	host := &localHost{name: "b1", lost: make(chan error, 1), rewrite: func(c *remote.Cmd) {
-		if n := len(c.Argv); n > 2 && c.Argv[2] == guardScript {
-			c.Argv = append(slices.Clone(c.Argv[:n-2]), "1", "2") // less than a pulse
+		for i, arg := range c.Argv {
+			c.Argv[i] = strings.Replace(arg, `timeout -s KILL "$2" true`, `until [ -e "$1/end" ]; do sleep 0.1; done; rm -rf -- "$d"; exit`, 1)
 		}
 	}}
-	a, err := Push(t.Context(), host, WithParent(t.TempDir()))
+	a, err := Push(t.Context(), host, WithParent(parent))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(end, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-host.lost; !errors.Is(err, errUnheard) || !missing(a.Dir()) {
