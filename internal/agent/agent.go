@@ -124,7 +124,9 @@ func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
 		return nil, err
 	}
 	if o.inPlaceOf != nil && o.inPlaceOf.dir != "" {
-		if _, err := host.Run(ctx, remote.Cmd{Argv: []string{"rm", "-rf", "--", o.inPlaceOf.dir}}); err != nil {
+		_, err := host.Run(ctx, remote.Cmd{Argv: []string{"sh", "-c", removeScript, "sh", o.inPlaceOf.dir}})
+		var exit *remote.ExitError // what is left there does no harm
+		if err != nil && !errors.As(err, &exit) {
 			return nil, err
 		}
 	}
@@ -166,6 +168,16 @@ func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
 	}
 	return a, nil
 }
+
+// removeScript removes another agent's directory and waits until nothing works there any more: for leaveWait,
+// and a moment before and after.
+const removeScript = `rm -rf -- "$1"
+i=0
+while [ "$i" -lt 80 ] && ls -l /proc/[0-9]*/exe 2>/dev/null | grep -qF -- "$1/"; do
+  sleep 0.1
+  i=$((i + 1))
+done
+`
 
 // checkPlatform compares the host with this binary, and tells whether the host has gzip.
 func checkPlatform(ctx context.Context, host Host) (hasGzip bool, err error) {
@@ -269,9 +281,12 @@ if timeout -s KILL "$2" true; then
     if heard=$(timeout -s KILL "$2" head -n 1); then
       [ -n "$heard" ] || break
       silent=0
-    else
+    elif [ "$?" -ge 124 ]; then # 124, or 137 for KILL: the time was over
       silent=$((silent + 1))
       echo
+    else
+      cat >/dev/null
+      break
     fi
   done
 else
@@ -334,9 +349,15 @@ func (g *guard) keep(host Host) {
 		case <-tick.C:
 			io.WriteString(g.input, "here\n") // that it cannot be told means that it ends, seen below
 		case <-g.ended:
-			if !g.released.Load() {
-				host.Lose(cmp.Or(g.err, errUnheard))
+			if g.released.Load() {
+				return
 			}
+			cause := cmp.Or(g.err, errUnheard)
+			var exit *remote.ExitError // whose text would show the whole script
+			if errors.As(cause, &exit) {
+				cause = fmt.Errorf("the agent's guard there ended with status %d", exit.Status)
+			}
+			host.Lose(cause)
 			return
 		}
 	}

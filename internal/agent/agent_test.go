@@ -401,7 +401,7 @@ func TestAnAgentWhoseGuardEndedIsALostConnection(t *testing.T) {
 	select {
 	case err := <-host.lost:
 		t.Errorf("closed, it is taken as lost: %v", err)
-	default:
+	case <-time.After(200 * time.Millisecond):
 	}
 }
 

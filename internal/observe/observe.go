@@ -358,7 +358,7 @@ func (m *Member) disk(ctx context.Context, a *agent.Agent, g *topology.Group, d 
 			}
 		}
 		r.List = []string{log}
-		paths = append(paths, root, log, path.Join(root, "consumequeue"), path.Join(root, "index"), d.DLedgerRootFor(root))
+		paths = append(paths, root, log, path.Join(root, "consumequeue"), path.Join(root, "consumequeue_ext"), path.Join(root, "index"), d.DLedgerRootFor(root))
 	}
 	r.Paths = paths
 	f, err := a.Facts(ctx, r)

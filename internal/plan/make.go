@@ -202,7 +202,7 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 	}
 	size := func(m *Member, path string) int64 { return at[m.Host].Trees[path].Size.Allocated }
 	queues := func(m *Member) int64 {
-		return size(m, path.Join(m.OldRoot, "consumequeue")) + size(m, path.Join(m.OldRoot, "index"))
+		return size(m, path.Join(m.OldRoot, "consumequeue")) + size(m, path.Join(m.OldRoot, "consumequeue_ext")) + size(m, path.Join(m.OldRoot, "index"))
 	}
 	master, slave := p.Of(Master)[0], p.Of(Slave)[0]
 	bears := func(m *Member, path string, need, free int64, do string) {

@@ -108,6 +108,17 @@ func ParseSubscriptionGroups(data []byte) (map[string]SubscriptionGroupConfig, D
 	return t.Groups, t.Version, nil
 }
 
+// VersionOf is the version in one of config/*.json; zero where it has none.
+func VersionOf(data []byte) DataVersion {
+	var t struct {
+		Version DataVersion `json:"dataVersion"`
+	}
+	if DecodeJSON(data, &t) != nil {
+		return DataVersion{}
+	}
+	return t.Version
+}
+
 // ParseConsumerOffsets reads the answer to GetAllConsumerOffset, or config/consumerOffset.json.
 func ParseConsumerOffsets(data []byte) (ConsumerOffsets, error) {
 	var t struct {

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -88,59 +89,62 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 }
 
 // carryTopics makes the old master's topics on the leader where they are not, or not the same, there.
-func (e *Env) carryTopics(ctx context.Context, leader *Node) error {
-	m := e.Master()
-	data, err := m.metadataFile(ctx, "topics.json")
-	if err != nil || data == nil {
-		return err
-	}
-	old, _, err := rocketmq.ParseTopics(data)
-	if err != nil {
-		return fmt.Errorf("%s: topics.json: %w", m.Host, err)
-	}
-	now, _, err := leader.broker(e).Topics(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(old)) {
-		want, has := old[name], now[name]
-		has.Order = want.Order // which creating does not set (4.5.2)
-		if reflect.DeepEqual(want, has) {
-			continue
-		}
-		if err := leader.broker(e).CreateTopic(ctx, want); err != nil {
-			return fmt.Errorf("making topic %s of %s on %s: %w", name, m.Host, leader.Host, err)
-		}
-		e.note(leader.Host, "topic %s, made or changed on %s after its metadata was copied, is the same here", name, m.Host)
-	}
-	return nil
+func (e *Env) carryTopics(ctx context.Context, leader *Node) (err error) {
+	b := leader.broker(e)
+	e.State.Meanwhile.Topics, err = carry(ctx, e, leader, "topic", "topics.json", rocketmq.ParseTopics, b.Topics, b.CreateTopic,
+		func(old, now rocketmq.TopicConfig) bool {
+			now.Order = old.Order // which creating does not set (4.5.2)
+			return reflect.DeepEqual(old, now)
+		})
+	return err
 }
 
 // carryGroups does the same for consumer groups.
-func (e *Env) carryGroups(ctx context.Context, leader *Node) error {
+func (e *Env) carryGroups(ctx context.Context, leader *Node) (err error) {
+	b := leader.broker(e)
+	e.State.Meanwhile.Groups, err = carry(ctx, e, leader, "consumer group", "subscriptionGroup.json", rocketmq.ParseSubscriptionGroups, b.SubscriptionGroups, b.CreateSubscriptionGroup,
+		func(old, now rocketmq.SubscriptionGroupConfig) bool { return reflect.DeepEqual(old, now) })
+	return err
+}
+
+// carry brings what one of the old master's files has to the leader, if the broker has changed it since it was
+// copied, and returns what was brought. A refusal is no reason to go back: from 4.9.4 on a broker whose role is
+// SLAVE, as both are now, takes neither from an administrator (AdminBrokerProcessor.validateSlave), so that what
+// is new is from clients, which make it anew at the leader.
+func carry[T any](ctx context.Context, e *Env, leader *Node, what, file string, parse func([]byte) (map[string]T, rocketmq.DataVersion, error),
+	list func(context.Context) (map[string]T, rocketmq.DataVersion, error), create func(context.Context, T) error, same func(old, now T) bool) (brought []string, err error) {
 	m := e.Master()
-	data, err := m.metadataFile(ctx, "subscriptionGroup.json")
+	data, err := m.metadataFile(ctx, file)
 	if err != nil || data == nil {
-		return err
+		return nil, err
 	}
-	old, _, err := rocketmq.ParseSubscriptionGroups(data)
+	old, version, err := parse(data)
 	if err != nil {
-		return fmt.Errorf("%s: subscriptionGroup.json: %w", m.Host, err)
+		return nil, fmt.Errorf("%s: %s: %w", m.Host, file, err)
 	}
-	now, _, err := leader.broker(e).SubscriptionGroups(ctx)
+	if version == e.State.Copied[file] {
+		return nil, nil
+	}
+	now, _, err := list(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
-		if reflect.DeepEqual(old[name], now[name]) {
+		if same(old[name], now[name]) {
 			continue
 		}
-		if err := leader.broker(e).CreateSubscriptionGroup(ctx, old[name]); err != nil {
-			return fmt.Errorf("making consumer group %s of %s on %s: %w", name, m.Host, leader.Host, err)
+		var refused *rocketmq.ResponseError
+		switch err := create(ctx, old[name]); {
+		case errors.As(err, &refused):
+			e.note(leader.Host, "%s %s, made or changed on %s after it was copied, is refused here (%v): look at it when writes are open", what, name, m.Host, refused)
+		case err != nil:
+			return nil, fmt.Errorf("bringing %s %s from %s to %s: %w", what, name, m.Host, leader.Host, err)
+		default:
+			brought = append(brought, name)
+			e.note(leader.Host, "%s %s, made or changed on %s after it was copied, is the same here now", what, name, m.Host)
 		}
-		e.note(leader.Host, "consumer group %s, made or changed on %s after its metadata was copied, is the same here", name, m.Host)
 	}
-	return nil
+	return brought, nil
 }
 
 func (carryOffsets) Undo(context.Context, *Env) error { return ErrNothingToUndo }

@@ -52,7 +52,7 @@ func (carryStores) Do(ctx context.Context, e *Env) error {
 		if err := e.carryTo(ctx, source, n); err != nil {
 			return err
 		}
-		return e.seal(ctx, n, join(n.NewRoot, "consumequeue"), join(n.NewRoot, "index"))
+		return e.seal(ctx, n, join(n.NewRoot, "consumequeue"), join(n.NewRoot, "consumequeue_ext"), join(n.NewRoot, "index"))
 	})
 }
 

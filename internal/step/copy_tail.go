@@ -71,11 +71,22 @@ func (e *Env) copyMetadata(ctx context.Context, n *Node) error {
 		if data == nil {
 			continue // the master has never had it
 		}
+		e.copied(name, data)
 		if err := n.Remote.WriteFile(ctx, path.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// copied remembers which state of a file the new group begins with.
+func (e *Env) copied(name string, data []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.State.Copied == nil {
+		e.State.Copied = map[string]rocketmq.DataVersion{}
+	}
+	e.State.Copied[name] = rocketmq.VersionOf(data)
 }
 
 // metadataFile reads one of config/*.json whole; nil when the broker has none.

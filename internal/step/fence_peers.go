@@ -2,7 +2,6 @@ package step
 
 import (
 	"context"
-	"maps"
 	"time"
 
 	"mqlift/internal/brokerconf"
@@ -61,20 +60,32 @@ func (fencePeers) Undo(ctx context.Context, e *Env) error {
 		return err
 	}
 	delete(open, brokerconf.RoleKey) // followers have theirs
-	leads := maps.Clone(open)
-	leads[brokerconf.RoleKey] = electedRole
-	// Where none is found the next election gives the one elected its role.
-	leader, _ := e.awaitLeader(ctx, e.peersNow())
-	return e.each(ctx, e.peersNow(), func(ctx context.Context, n *Node) error {
+	runs := false
+	err = e.each(ctx, e.peersNow(), func(ctx context.Context, n *Node) error {
 		p, err := n.process(ctx)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case p == nil:
-			return e.useConf(ctx, n, n.NewConf, "new")
-		case n == leader:
-			return e.updateConfig(ctx, n, leads, n.NewConf)
 		}
+		if p == nil {
+			return e.useConf(ctx, n, n.NewConf, "new")
+		}
+		e.mu.Lock()
+		runs = true
+		e.mu.Unlock()
 		return e.updateConfig(ctx, n, open, n.NewConf)
+	})
+	if err != nil || !runs {
+		return err
+	}
+	open[brokerconf.RoleKey] = electedRole
+	return e.until(ctx, 60*time.Second, "the new group to take sends again", func(ctx context.Context) error {
+		leader, err := e.raftLeader(ctx, e.peersNow())
+		if err != nil {
+			return err
+		}
+		if err := e.updateConfig(ctx, leader, open, leader.NewConf); err != nil {
+			return err
+		}
+		return e.sendTracer(ctx, leader)
 	})
 }

@@ -30,8 +30,42 @@ func (proveGroup) Describe(p *plan.Plan) []plan.Action {
 func (proveGroup) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (proveGroup) Do(ctx context.Context, e *Env) error {
-	_, err := e.prove(ctx)
-	return err
+	if _, err := e.prove(ctx); err != nil {
+		return err
+	}
+	return e.meanwhileEverywhere(ctx)
+}
+
+// meanwhileEverywhere waits until every peer has what only the leader was given: followers take it over every
+// 10 s (BrokerController.handleSlaveSynchronize, 4.5.2), and one of them may lead next.
+func (e *Env) meanwhileEverywhere(ctx context.Context) error {
+	want := e.State.Meanwhile
+	if len(want.Topics)+len(want.Groups) == 0 {
+		return nil
+	}
+	return e.each(ctx, e.Nodes, func(ctx context.Context, n *Node) error {
+		return e.until(ctx, 60*time.Second, n.Host+" to take over the topics and groups that were made meanwhile", func(ctx context.Context) error {
+			topics, _, err := n.broker(e).Topics(ctx)
+			if err != nil {
+				return err
+			}
+			groups, _, err := n.broker(e).SubscriptionGroups(ctx)
+			if err != nil {
+				return err
+			}
+			for _, name := range want.Topics {
+				if _, ok := topics[name]; !ok {
+					return fmt.Errorf("it has no topic %s", name)
+				}
+			}
+			for _, name := range want.Groups {
+				if _, ok := groups[name]; !ok {
+					return fmt.Errorf("it has no consumer group %s", name)
+				}
+			}
+			return nil
+		})
+	})
 }
 
 func (proveGroup) Undo(context.Context, *Env) error { return ErrNothingToUndo }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"mqlift/internal/probe"
+	"mqlift/internal/rocketmq"
 	"mqlift/internal/store"
 )
 
@@ -45,6 +46,11 @@ type State struct {
 	Metadata []string `json:"metadata,omitempty"`
 	Queues   int      `json:"queues,omitempty"`
 
+	// Copied are the versions that config/*.json had when they were copied, by file; Meanwhile names the topics
+	// and consumer groups that the old master was given after that, and that the new leader got, too.
+	Copied    map[string]rocketmq.DataVersion `json:"copied,omitempty"`
+	Meanwhile Meanwhile                       `json:"meanwhile,omitzero"`
+
 	// Leader is the host that led the new group when it was last looked at.
 	Leader string `json:"leader,omitempty"`
 
@@ -73,6 +79,12 @@ type State struct {
 
 	Failover *FailoverResult `json:"failover,omitempty"`
 	Stages   []StageTime     `json:"stages,omitempty"`
+}
+
+// Meanwhile names what was made or changed while the group moved.
+type Meanwhile struct {
+	Topics []string `json:"topics,omitempty"`
+	Groups []string `json:"groups,omitempty"`
 }
 
 // StageTime is how long a stage took.
