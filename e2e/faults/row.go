@@ -24,7 +24,7 @@ type row struct {
 	before func(context.Context, *trial) error
 	// on is the journal's record of the step at which the fault is injected; empty: at once.
 	on run.RecordKind
-	// within waits for a random part of what the step usually takes.
+	// within waits for a random part of what the step usually takes, or until its end where that comes first.
 	within bool
 	// when is a further condition that is waited for, as long as apply runs.
 	when func(context.Context, *trial) error
@@ -164,10 +164,15 @@ func (t *trial) moment(ctx context.Context) error {
 	}
 	if t.row.within {
 		if usual := t.took[t.row.step]; usual > 0 {
-			pause := time.Duration(t.random.Int64N(int64(usual)))
-			select {
-			case <-t.apply.done:
-			case <-time.After(pause):
+			due := time.After(time.Duration(t.random.Int64N(int64(usual))))
+			for waiting := true; waiting && !t.journal.has(run.StepDone, t.row.step); {
+				select {
+				case <-t.apply.done:
+					waiting = false
+				case <-due:
+					waiting = false
+				case <-time.After(time.Millisecond):
+				}
 			}
 		}
 	}
