@@ -158,9 +158,9 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 	default:
 		return CopyResult{}, failed
 	}
-	if s.stats.SHA256 != t.stats.SHA256 || s.stats.Bytes != t.stats.Bytes {
+	if s.stats.Digest != t.stats.Digest || s.stats.Bytes != t.stats.Bytes {
 		failed.Target = fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
-			t.stats.Bytes, t.stats.SHA256, s.stats.Bytes, s.stats.SHA256, transfer.ErrCorrupt)
+			t.stats.Bytes, t.stats.Digest, s.stats.Bytes, s.stats.Digest, transfer.ErrCorrupt)
 		return CopyResult{}, failed
 	}
 	t.stats.Took = time.Since(began)

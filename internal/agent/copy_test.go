@@ -103,7 +103,7 @@ func TestCopyMovesAStoreBetweenTwoHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, from, to)
-	if r.Bytes < end || r.Bytes > end+100<<10 || r.Apparent <= r.Bytes || r.SHA256 == "" || r.Rate() <= 0 || arrived <= 0 || arrived > r.Bytes {
+	if r.Bytes < end || r.Bytes > end+100<<10 || r.Apparent <= r.Bytes || r.Digest == "" || r.Rate() <= 0 || arrived <= 0 || arrived > r.Bytes {
 		t.Errorf("result %+v, progress %d", r, arrived)
 	}
 	// Once more, with something that the source does not have.

@@ -2,10 +2,13 @@ package transfer
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -13,7 +16,11 @@ import (
 )
 
 // The stream is a row of frames: kind 1, length of the payload 4, payload, CRC-32C 4. The checksum
-// covers the frame's number in the row too, so that a frame that is lost, doubled or moved shows.
+// covers the frame's number in the row too, so that a frame that is lost, doubled or moved shows. The
+// trailer has a digest of the checksums of all frames before it. A digest of the data itself shows no more,
+// and took most of both ends' time (SHA-256: 1.5 GB/s on a core that does CRC-32C with 27).
+//
+// Against whoever means it stands what carries the stream: SSH, or package link.
 //
 //	hello  (tree (dir | file data* end)*)*  (log (part data* end)*)*  trailer
 const (
@@ -30,7 +37,7 @@ const (
 )
 
 const (
-	streamFormat = 1
+	streamFormat = 2
 	maxData      = 1 << 20  // bytes of data in a frame
 	maxPayload   = 16 << 20 // of any frame
 )
@@ -69,7 +76,7 @@ type part struct {
 
 type trailer struct {
 	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
+	Digest string `json:"digest"`
 }
 
 // Errors of Unpack that tell what became of the stream.
@@ -91,9 +98,24 @@ func checksum(number uint64, head []byte, payload ...[]byte) uint32 {
 	return sum
 }
 
+// sums is the row of checksums so far.
+type sums struct {
+	number uint64 // of the next frame
+	hash   hash.Hash
+}
+
+func newSums() sums { return sums{hash: sha256.New()} }
+
+func (s *sums) add(sum uint32) {
+	s.number++
+	s.hash.Write(binary.BigEndian.AppendUint32(nil, sum))
+}
+
+func (s *sums) digest() string { return hex.EncodeToString(s.hash.Sum(nil)) }
+
 type frameWriter struct {
-	w      *bufio.Writer
-	number uint64
+	w *bufio.Writer
+	sums
 }
 
 func (f *frameWriter) write(kind byte, payload ...[]byte) error {
@@ -103,7 +125,7 @@ func (f *frameWriter) write(kind byte, payload ...[]byte) error {
 	}
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(length))
 	sum := checksum(f.number, head, payload...)
-	f.number++
+	f.add(sum)
 	// bufio keeps the first error for Flush and for every write after it.
 	f.w.Write(head)
 	for _, p := range payload {
@@ -127,9 +149,10 @@ func (f *frameWriter) writeJSON(kind byte, v any) error {
 }
 
 type frameReader struct {
-	r      io.Reader
-	number uint64
-	buf    []byte
+	r   io.Reader
+	buf []byte
+	sums
+	before string // the digest before a trailer
 }
 
 // read returns the next frame; its payload is good until the next read.
@@ -150,10 +173,14 @@ func (f *frameReader) read() (kind byte, payload []byte, err error) {
 		return 0, nil, truncated(err)
 	}
 	payload = b[:length]
-	if binary.BigEndian.Uint32(b[length:]) != checksum(f.number, head[:], payload) {
+	sum := checksum(f.number, head[:], payload)
+	if binary.BigEndian.Uint32(b[length:]) != sum {
 		return 0, nil, fmt.Errorf("frame %d has a wrong checksum: %w", f.number, ErrCorrupt)
 	}
-	f.number++
+	if head[0] == frameTrailer {
+		f.before = f.digest()
+	}
+	f.add(sum)
 	return head[0], payload, nil
 }
 

@@ -1,6 +1,6 @@
 // Package transfer moves parts of a broker's store from one host to another as one stream: whole
 // trees (consumequeue, index, config) and ranges of a commit log. Holes and zeros are not sent, every
-// frame is checksummed, both ends take the same digest of the data, and no file appears under its
+// frame is checksummed, both ends take the same digest of the checksums, and no file appears under its
 // name on the target before it is complete; commit log files that are there are written in place.
 //
 // A stream is made by Pack and taken by Unpack; whatever lies between them need only carry bytes.
@@ -10,12 +10,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -50,12 +47,12 @@ type LogRange struct {
 }
 
 // Stats is what was sent or received. Pack and Unpack of one stream agree on Files, Bytes, Apparent
-// and SHA256.
+// and Digest.
 type Stats struct {
 	Files    int           `json:"files"`
 	Bytes    int64         `json:"bytes"`    // data in the stream
 	Apparent int64         `json:"apparent"` // the files' lengths and the logs' ranges, holes included
-	SHA256   string        `json:"sha256"`   // over the data, in order
+	Digest   string        `json:"digest"`   // of the whole stream
 	Took     time.Duration `json:"took"`     // nanoseconds
 
 	// By Unpack and CopyLocal only:
@@ -76,8 +73,7 @@ func Pack(ctx context.Context, w io.Writer, spec Spec) (Stats, error) {
 	s := sender{
 		Spec:  spec,
 		ctx:   ctx,
-		out:   frameWriter{w: bufio.NewWriterSize(w, 2*maxData)},
-		hash:  sha256.New(),
+		out:   frameWriter{bufio.NewWriterSize(w, 2*maxData), newSums()},
 		buf:   make([]byte, maxData),
 		start: time.Now(),
 	}
@@ -100,7 +96,6 @@ type sender struct {
 	Spec
 	ctx   context.Context
 	out   frameWriter
-	hash  hash.Hash
 	buf   []byte
 	stats Stats
 	start time.Time
@@ -120,8 +115,8 @@ func (s *sender) sendAll() error {
 			return err
 		}
 	}
-	s.stats.SHA256 = hex.EncodeToString(s.hash.Sum(nil))
-	if err := s.out.writeJSON(frameTrailer, trailer{s.stats.Bytes, s.stats.SHA256}); err != nil {
+	s.stats.Digest = s.out.digest()
+	if err := s.out.writeJSON(frameTrailer, trailer{s.stats.Bytes, s.stats.Digest}); err != nil {
 		return err
 	}
 	return s.out.w.Flush()
@@ -273,7 +268,6 @@ func (s *sender) sendData(f *os.File, from, to int64) error {
 	s.stats.Files++
 	s.stats.Apparent += to - from
 	err := eachData(s.ctx, f, from, to, s.buf, func(at int64, b []byte) error {
-		s.hash.Write(b)
 		if err := s.out.write(frameData, binary.BigEndian.AppendUint64(nil, uint64(at)), b); err != nil {
 			return err
 		}

@@ -140,7 +140,7 @@ func TestTreesArriveAsTheyAre(t *testing.T) {
 		stream, sent := pack(t, spec)
 		got, err := transfer.Unpack(t.Context(), bytes.NewReader(stream), dst, transfer.Options{Quarantine: dst + "-quarantine"})
 		must(r, err)
-		if got.Files != sent.Files || got.Bytes != sent.Bytes || got.Apparent != sent.Apparent || got.SHA256 != sent.SHA256 {
+		if got.Files != sent.Files || got.Bytes != sent.Bytes || got.Apparent != sent.Apparent || got.Digest != sent.Digest {
 			r.Fatalf("sent %+v, received %+v", sent, got)
 		}
 		_, err = transfer.CopyLocal(t.Context(), src, local, transfer.Options{Quarantine: local + "-quarantine"}, "consumequeue", "index")
@@ -360,7 +360,7 @@ func TestLogRangesBecomeTheSources(t *testing.T) {
 		stream, sent := pack(t, transfer.Spec{Root: src, Logs: []transfer.LogRange{{Dir: "commitlog", From: from, To: end}}})
 		got, err := transfer.Unpack(t.Context(), bytes.NewReader(stream), dst, o)
 		must(r, err)
-		if got.SHA256 != sent.SHA256 || got.Files != sent.Files || got.Apparent != sent.Apparent {
+		if got.Digest != sent.Digest || got.Files != sent.Files || got.Apparent != sent.Apparent {
 			r.Fatalf("sent %+v, received %+v", sent, got)
 		}
 		a, err := store.Inspect(t.Context(), filepath.Join(src, "commitlog"), store.Options{To: end})

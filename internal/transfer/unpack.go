@@ -2,12 +2,9 @@ package transfer
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -80,8 +77,7 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 	start := time.Now()
 	u := receiver{
 		ctx:   ctx,
-		in:    frameReader{r: r},
-		hash:  sha256.New(),
+		in:    frameReader{r: r, sums: newSums()},
 		buf:   make([]byte, maxData),
 		place: newPlacement(root, o),
 	}
@@ -109,7 +105,6 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 type receiver struct {
 	ctx     context.Context
 	in      frameReader
-	hash    hash.Hash
 	buf     []byte // scratch for zeroing
 	stats   Stats
 	place   *placement
@@ -287,7 +282,6 @@ func (u *receiver) data(payload []byte) error {
 	if _, err := u.file.WriteAt(b, at); err != nil {
 		return err
 	}
-	u.hash.Write(b)
 	u.at = at + int64(len(b))
 	u.stats.Bytes += int64(len(b))
 	if u.place.Progress != nil {
@@ -325,10 +319,10 @@ func (u *receiver) end() error {
 }
 
 func (u *receiver) finish(t trailer) error {
-	u.stats.SHA256 = hex.EncodeToString(u.hash.Sum(nil))
-	if t.Bytes != u.stats.Bytes || t.SHA256 != u.stats.SHA256 {
+	u.stats.Digest = u.in.before
+	if t.Bytes != u.stats.Bytes || t.Digest != u.stats.Digest {
 		return fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
-			u.stats.Bytes, u.stats.SHA256, t.Bytes, t.SHA256, ErrCorrupt)
+			u.stats.Bytes, u.stats.Digest, t.Bytes, t.Digest, ErrCorrupt)
 	}
 	var err error
 	u.stats.MovedAway, err = u.place.commit(u.ctx)
