@@ -49,6 +49,9 @@ func Command() *cobra.Command {
 		verb("copy-local", copyLocal),
 		verb("unpack", unpack),
 		dataVerb("pack", pack),
+		verb("receive", receive),
+		verb("send", send),
+		verb("reach", reach),
 	)
 	return c
 }

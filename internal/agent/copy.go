@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"mqlift/internal/link"
 	"mqlift/internal/remote"
 	"mqlift/internal/transfer"
 )
@@ -26,6 +27,8 @@ type CopySpec struct {
 	Incoming   string `json:"incoming,omitempty"`
 	// BytesPerSecond limits the data sent; 0 means no limit.
 	BytesPerSecond int64 `json:"bytesPerSecond,omitempty"`
+	// Direct has the data go from host to host; nil: through this machine.
+	Direct *Direct `json:"direct,omitempty"`
 }
 
 // CopyResult is a finished copy, as the target counted it and both ends agree on.
@@ -41,15 +44,19 @@ func (r CopyResult) Rate() float64 {
 	return float64(r.Bytes) / r.Took.Seconds()
 }
 
-// CopyError says which end of a copy failed by itself. What only follows from the other end's
-// failure is left out; at least one of the two is set.
+// CopyError says which end of a copy failed by itself, or, of a direct one, that the connection between
+// them did. What only follows from that is left out; at least one of the three is set.
 type CopyError struct {
 	From, To       string // host names
 	Source, Target error
+	Between        error
 }
 
 func (e *CopyError) Error() string {
 	text := fmt.Sprintf("copying from %s to %s", e.From, e.To)
+	if e.Between != nil {
+		text += ": " + e.Between.Error()
+	}
 	if e.Source != nil {
 		text += ": the source failed: " + e.Source.Error()
 	}
@@ -62,7 +69,7 @@ func (e *CopyError) Error() string {
 // Unwrap returns the failures there are.
 func (e *CopyError) Unwrap() []error {
 	var l []error
-	for _, err := range []error{e.Source, e.Target} {
+	for _, err := range []error{e.Source, e.Target, e.Between} {
 		if err != nil {
 			l = append(l, err)
 		}
@@ -70,21 +77,30 @@ func (e *CopyError) Unwrap() []error {
 	return l
 }
 
-// tidyWait is how long the target may take to tidy up after a copy that was given up.
-const tidyWait = 10 * time.Second
+// How long an end of a copy may go on that has failed at the other: to say what it knows, then to tidy up.
+const (
+	lastWords = 2 * time.Second
+	tidyWait  = 10 * time.Second
+)
 
 var (
 	errTargetEnded = errors.New("the target has ended")
 	errTargetStuck = errors.New("the target did not end after its input had")
 )
 
-// Copy streams from one host's agent to the other's through this machine. Nothing is under its name
-// on the target before it is complete (transfer.Unpack), and a copy that was cut short can be done
-// again. onProgress, which may be nil, is told the bytes that have arrived. When the context ends,
-// both ends are ended, and its error is returned.
+// ends are the two ends of a copy. endTarget has the target tidy up and end.
+type ends struct {
+	source, target func(context.Context) (transfer.Stats, error)
+	endTarget      func()
+}
+
+// Copy moves data from one host's agent to the other's: directly where the spec says so, and otherwise in a
+// stream through this machine. Nothing is under its name on the target before it is complete
+// (transfer.Unpack), and a copy that was cut short can be done again. onProgress, which may be nil, is told
+// the bytes that have arrived. When the context ends, both ends are ended, and its error is returned.
 //
 // Errors a caller may decide on, inside a *CopyError: syscall.ENOSPC, *transfer.MissingError,
-// *transfer.ExtraError, *transfer.PartialError, transfer.ErrCorrupt, *remote.TransientError.
+// *transfer.ExtraError, *transfer.PartialError, transfer.ErrCorrupt, link.ErrBroken, *remote.TransientError.
 func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(Progress)) (CopyResult, error) {
 	began := time.Now()
 	request, err := json.Marshal(spec)
@@ -92,29 +108,28 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 		return CopyResult{}, err
 	}
 	request = append(request, '\n')
-	r, w := io.Pipe()
+	both := streamed(from, to, request, onProgress)
+	if spec.Direct != nil {
+		both = direct(from, to, request, onProgress)
+	}
 	// The target is not ended by force together with the context: its input ends, and it gets time
 	// to remove what is half done.
 	held, drop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer drop(nil)
+	sending, stopSource := context.WithCancel(ctx)
+	defer stopSource()
 
 	type end struct {
 		stats transfer.Stats
 		err   error
 	}
 	source, target := make(chan end, 1), make(chan end, 1)
-	sending, stopSource := context.WithCancel(ctx)
-	defer stopSource()
 	go func() {
-		stats, err := packInto(sending, from, request, w)
-		// An end without a trailer is known for a failure by the target, and one that is reported as
-		// an error would have it killed.
-		w.Close()
+		stats, err := both.source(sending)
 		source <- end{stats, err}
 	}()
 	go func() {
-		stats, err := unpackFrom(held, to, io.MultiReader(bytes.NewReader(request), r), onProgress)
-		r.CloseWithError(errTargetEnded)
+		stats, err := both.target(held)
 		target <- end{stats, err}
 	}()
 
@@ -123,7 +138,11 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 	select {
 	case t = <-target:
 		targetFirst = true
-		if t.err != nil && !follows(t.err) {
+		switch {
+		case t.err == nil:
+		case follows(t.err):
+			defer time.AfterFunc(lastWords, stopSource).Stop()
+		default:
 			stopSource()
 		}
 		s = <-source
@@ -139,46 +158,83 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 		select {
 		case t = <-target:
 		case <-hurry:
-			stuck := time.AfterFunc(tidyWait, func() { drop(errTargetStuck) })
+			defer time.AfterFunc(lastWords, both.endTarget).Stop()
+			defer time.AfterFunc(lastWords+tidyWait, func() { drop(errTargetStuck) }).Stop()
 			t = <-target
-			stuck.Stop()
 		}
 	}
-	failed := &CopyError{From: from.Host(), To: to.Host(), Source: s.err, Target: t.err}
 	switch {
 	case s.err == nil && t.err == nil:
 	case ctx.Err() != nil:
 		return CopyResult{}, fmt.Errorf("copying from %s to %s: %w", from.Host(), to.Host(), context.Cause(ctx))
-	case s.err != nil && follows(t.err):
-		failed.Target = partOnly(t.err)
-		return CopyResult{}, failed
-	case targetFirst && t.err != nil:
-		failed.Source = nil
-		return CopyResult{}, failed
 	default:
-		return CopyResult{}, failed
+		return CopyResult{}, blame(&CopyError{From: from.Host(), To: to.Host(), Source: s.err, Target: t.err}, targetFirst, spec.Direct)
 	}
 	if s.stats.Digest != t.stats.Digest || s.stats.Bytes != t.stats.Bytes {
-		failed.Target = fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
-			t.stats.Bytes, t.stats.Digest, s.stats.Bytes, s.stats.Digest, transfer.ErrCorrupt)
-		return CopyResult{}, failed
+		return CopyResult{}, &CopyError{From: from.Host(), To: to.Host(), Target: fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
+			t.stats.Bytes, t.stats.Digest, s.stats.Bytes, s.stats.Digest, transfer.ErrCorrupt)}
 	}
 	t.stats.Took = time.Since(began)
+	t.stats.Wire = s.stats.Wire
 	return CopyResult{t.stats}, nil
+}
+
+// blame leaves of what both ends said what did not follow from the other, or the connection between them.
+func blame(e *CopyError, targetFirst bool, way *Direct) *CopyError {
+	source, target := e.Source, e.Target
+	if follows(target) {
+		e.Target = nil
+	}
+	// It was stopped here, when the target had failed.
+	if errors.Is(source, link.ErrBroken) || errors.Is(source, context.Canceled) || targetFirst && e.Target != nil {
+		e.Source = nil
+	}
+	switch {
+	case e.Source != nil || e.Target != nil:
+	case way != nil:
+		e.Between = &BetweenError{Address: way.Address, Source: source, Target: target}
+	default:
+		e.Target = target
+	}
+	if e.Target == nil {
+		e.Target = partOnly(target)
+	}
+	return e
 }
 
 // follows tells that the target failed because its stream did.
 func follows(err error) bool {
-	return errors.Is(err, transfer.ErrSource) || errors.Is(err, transfer.ErrTruncated)
+	return errors.Is(err, transfer.ErrSource) || errors.Is(err, transfer.ErrTruncated) ||
+		errors.Is(err, link.ErrBroken) || errors.Is(err, errDismissed)
 }
 
-// partOnly keeps of a failure that follows from the source's only that files were left half written.
+// partOnly keeps of a failure that follows from another one only that files were left half written.
 func partOnly(err error) error {
 	var partial *transfer.PartialError
 	if errors.As(err, &partial) {
 		return err
 	}
 	return nil
+}
+
+// streamed are the ends of a copy through this machine.
+func streamed(from, to *Agent, request []byte, onProgress func(Progress)) ends {
+	r, w := io.Pipe()
+	return ends{
+		source: func(ctx context.Context) (transfer.Stats, error) {
+			stats, err := packInto(ctx, from, request, w)
+			// An end without a trailer is known for a failure by the target, and one that is reported as
+			// an error would have it killed.
+			w.Close()
+			return stats, err
+		},
+		target: func(ctx context.Context) (transfer.Stats, error) {
+			stats, err := unpackFrom(ctx, to, io.MultiReader(bytes.NewReader(request), r), onProgress)
+			r.CloseWithError(errTargetEnded)
+			return stats, err
+		},
+		endTarget: func() {}, // its input has ended with the source
+	}
 }
 
 func packInto(ctx context.Context, a *Agent, request []byte, w io.Writer) (transfer.Stats, error) {
@@ -199,14 +255,21 @@ func unpackFrom(ctx context.Context, a *Agent, stdin io.Reader, onProgress func(
 }
 
 func pack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
-	return transfer.Pack(ctx, s.data, transfer.Spec{
+	return r.pack(ctx, s.data)
+}
+
+func (r CopySpec) pack(ctx context.Context, w io.Writer) (transfer.Stats, error) {
+	return transfer.Pack(ctx, w, transfer.Spec{
 		Root: r.FromRoot, Trees: r.Trees, Logs: r.Logs, BytesPerSecond: r.BytesPerSecond,
 	})
 }
 
 func unpack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
-	progress := s.progress()
-	return transfer.Unpack(ctx, s.in, r.ToRoot, transfer.Options{
+	return r.unpack(ctx, s.in, s.progress())
+}
+
+func (r CopySpec) unpack(ctx context.Context, in io.Reader, progress func(done, total int64)) (transfer.Stats, error) {
+	return transfer.Unpack(ctx, in, r.ToRoot, transfer.Options{
 		Quarantine: r.Quarantine, Incoming: r.Incoming,
 		Progress: func(done int64) { progress(done, 0) },
 	})

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"mqlift/internal/hostinfo"
+	"mqlift/internal/link"
 	"mqlift/internal/remote"
 	"mqlift/internal/store"
 	"mqlift/internal/transfer"
@@ -21,11 +23,14 @@ import (
 // The protocol: the request is one JSON line on stdin. The answer is JSON lines on stdout: any
 // number of progress documents and heartbeats ({}), then one result or one error. Where data is
 // moved, it follows the request on stdin (unpack), or has stdout for itself and the answer goes to
-// stderr (pack). Both ends are the same binary, so there are no versions to agree on.
+// stderr (pack). A verb that is to meet another host's (receive, send, reach) says in between by what that
+// one will know it, and reads on stdin whom to meet. Both ends are the same binary, so there are no versions
+// to agree on.
 
 // document is one line of an answer.
 type document struct {
 	Progress *Progress       `json:"progress,omitempty"`
+	Pin      string          `json:"pin,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *Error          `json:"error,omitempty"`
 }
@@ -94,6 +99,7 @@ func kinds() []kind {
 		typed[StillRunningError]("still running"),
 		typed[store.RangeError]("range"),
 		typed[transfer.MissingError]("missing log"), typed[transfer.ExtraError]("extra files"),
+		sentinel("dismissed", errDismissed), sentinel("link", link.ErrBroken),
 		sentinel("stream source", transfer.ErrSource), sentinel("stream truncated", transfer.ErrTruncated),
 		sentinel("stream corrupt", transfer.ErrCorrupt),
 		sentinel("no space", syscall.ENOSPC), sentinel("not exist", fs.ErrNotExist),
@@ -180,6 +186,7 @@ func (a *Agent) run(ctx context.Context, verb string, stdin io.Reader, stdout io
 // answer takes an answer's lines as they come in.
 type answer struct {
 	onProgress func(Progress)
+	onPin      func(string)
 
 	line   []byte
 	result json.RawMessage
@@ -221,6 +228,8 @@ func (a *answer) take(line []byte) {
 		a.err = d.Error
 	case d.Result != nil:
 		a.result = d.Result
+	case d.Pin != "" && a.onPin != nil:
+		a.onPin(d.Pin)
 	case d.Progress != nil && a.onProgress != nil:
 		a.onProgress(*d.Progress)
 	}
@@ -252,8 +261,8 @@ func (a *answer) printed() string {
 
 // session is the agent's end of one call.
 type session struct {
-	in   io.Reader // what follows the request
-	data io.Writer // stdout, for verbs whose answer is on stderr
+	in   *bufio.Reader // what follows the request
+	data io.Writer     // stdout, for verbs whose answer is on stderr
 
 	mu     sync.Mutex
 	out    io.Writer

@@ -54,6 +54,8 @@ type Stats struct {
 	Apparent int64         `json:"apparent"` // the files' lengths and the logs' ranges, holes included
 	Digest   string        `json:"digest"`   // of the whole stream
 	Took     time.Duration `json:"took"`     // nanoseconds
+	// Wire is what went over a direct connection, in bytes, set by whoever made it.
+	Wire int64 `json:"wire,omitempty"`
 
 	// By Unpack and CopyLocal only:
 	Created    []string `json:"created,omitempty"`    // commit log files that were not there, below the root

@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"mqlift/internal/link"
+	"mqlift/internal/transfer"
+)
+
+// Direct says how the data of a copy goes from host to host: the target's agent listens, for as long as it
+// takes the source's to connect. Each makes a key for this one copy, and is told the other's hash over SSH.
+type Direct struct {
+	Address string    `json:"address"` // host:port that the source connects to
+	Port    int       `json:"port"`    // that the target listens on
+	Mode    link.Mode `json:"mode"`
+}
+
+// BetweenError says that the connection between two hosts failed, and neither of them by itself.
+type BetweenError struct {
+	Address        string
+	Source, Target error // what each saw of it; nil: nothing
+}
+
+func (e *BetweenError) Error() string {
+	var said []string
+	for _, err := range []error{e.Source, e.Target} {
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errDismissed) {
+			said = append(said, err.Error())
+		}
+	}
+	return fmt.Sprintf("the connection from host to host, to %s, failed: %s", e.Address, strings.Join(said, "; "))
+}
+
+// Unwrap makes it a link.ErrBroken, whatever the ends have seen.
+func (e *BetweenError) Unwrap() error { return link.ErrBroken }
+
+// errDismissed is the end of an agent's work whose input has ended.
+var errDismissed = errors.New("nobody asks for it any more")
+
+// direct are the ends of a copy from host to host.
+func direct(from, to *Agent, request []byte, onProgress func(Progress)) ends {
+	source, target := newGuest(request), newGuest(request)
+	// The target says its pin when it listens: only then does the source connect.
+	source.tell(target)
+	target.tell(source)
+	target.answer.onProgress = onProgress
+	return ends{
+		source: func(ctx context.Context) (transfer.Stats, error) {
+			return visit[transfer.Stats](ctx, from, "send", source)
+		},
+		target: func(ctx context.Context) (transfer.Stats, error) {
+			return visit[transfer.Stats](ctx, to, "receive", target)
+		},
+		endTarget: target.dismiss,
+	}
+}
+
+// guest is this machine's side of a verb that meets another host's: its input stays open for as long as it
+// is to work.
+type guest struct {
+	answer answer
+	r      *io.PipeReader
+	w      *io.PipeWriter
+	stdin  io.Reader
+}
+
+func newGuest(request []byte) *guest {
+	r, w := io.Pipe()
+	return &guest{r: r, w: w, stdin: io.MultiReader(bytes.NewReader(request), r)}
+}
+
+// tell has a guest's pin told to another.
+func (g *guest) tell(other *guest) {
+	g.answer.onPin = func(pin string) {
+		go func() { // until it is read, or the other has ended
+			line, _ := json.Marshal(pin)
+			other.w.Write(append(line, '\n'))
+		}()
+	}
+}
+
+func (g *guest) dismiss() { g.w.Close() }
+
+// visit runs a verb for a guest and waits for its answer.
+func visit[Result any](ctx context.Context, a *Agent, verb string, g *guest) (Result, error) {
+	var result Result
+	err := a.run(ctx, verb, g.stdin, &g.answer)
+	g.r.CloseWithError(io.ErrClosedPipe)
+	return result, g.answer.decide(a.Host(), verb, err, &result)
+}
+
+// meet is the agent's side: it says its pin and returns what it is told of the other's. The context returned
+// ends with the input, which is open for as long as somebody wants the work done.
+func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (context.Context, Answer, error) {
+	s.write(document{Pin: id.Pin()})
+	ctx, cancel := context.WithCancelCause(ctx)
+	told := make(chan Answer, 1)
+	go func() {
+		var a Answer
+		line, err := s.in.ReadBytes('\n')
+		if err == nil {
+			err = json.Unmarshal(line, &a)
+		}
+		if err == nil {
+			told <- a
+			io.Copy(io.Discard, s.in)
+			err = io.EOF
+		}
+		if errors.Is(err, io.EOF) {
+			err = errDismissed
+		}
+		cancel(err)
+	}()
+	select {
+	case a := <-told:
+		return ctx, a, nil
+	case <-ctx.Done():
+		var none Answer
+		return ctx, none, context.Cause(ctx)
+	}
+}
+
+func receive(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	if r.Direct == nil {
+		return transfer.Stats{}, errors.New("the request does not say how to listen")
+	}
+	id, err := link.NewIdentity()
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	l, err := link.Listen(ctx, r.Direct.Port, id)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	defer l.Close()
+	ctx, pin, err := meet[string](ctx, s, id)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	conn, err := l.Accept(ctx, pin, r.Direct.Mode)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	defer conn.Close()
+	return r.unpack(ctx, conn, s.progress())
+}
+
+func send(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	if r.Direct == nil {
+		return transfer.Stats{}, errors.New("the request does not say where to connect")
+	}
+	id, err := link.NewIdentity()
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	ctx, pin, err := meet[string](ctx, s, id)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	conn, err := link.Dial(ctx, r.Direct.Address, id, pin, r.Direct.Mode)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	stats, err := r.pack(ctx, conn)
+	stats.Wire = conn.Sent()
+	return stats, errors.Join(err, conn.Close())
+}
