@@ -37,6 +37,7 @@ type applyOptions struct {
 	Keys       []string
 	PlanFile   string
 	Report     string
+	LimitRate  rate
 
 	stopping *interrupts
 	// unchanged is the new run's, and not of one that is taken up.
@@ -77,12 +78,14 @@ and undone · 5 failed or stopped after writes were opened, or not all could be 
 	}
 	o.addFlags(cmd)
 	o.addPlaybookFlag(cmd)
+	o.addTransferFlag(cmd)
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what each step would do on which host, and do nothing")
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask at the start")
 	cmd.Flags().BoolVar(&o.Ask, "ask-before-open", false, "ask once more at the last point where going back is free; sends are refused while it waits")
 	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with mqlift failover")
 	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead or silent; refused while it lives")
+	cmd.Flags().Var(&o.LimitRate, "limit-rate", "bound what each host sends to the others while the old group takes sends, in bytes a `second`: 50M, 1.5G")
 	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
 	cmd.Flags().StringVar(&o.Report, "report", "", "write what was done and measured to this `file` as JSON")
 	return cmd
@@ -112,6 +115,10 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		if o.Group == "" {
 			o.Group = saved.Group
 		}
+		if o.Transfer != "" && plan.Transfer(o.Transfer) != saved.Transfer {
+			return &usageError{fmt.Errorf("--transfer %s: the saved plan has %s; make another one with `mqlift plan --transfer %[1]s -o FILE`", o.Transfer, saved.Transfer)}
+		}
+		o.Transfer = string(saved.Transfer)
 	}
 	s, err := o.open(ctx)
 	if err != nil {
@@ -138,7 +145,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		}
 	}
 
-	facts, err := s.observe(ctx)
+	facts, err := s.observeForPlan(ctx)
 	if err != nil {
 		return err
 	}
@@ -229,7 +236,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	defer func() { err = errors.Join(err, closeLog()) }()
 
 	operator, from := whoAmI()
-	opts := step.Options{NoFailover: o.NoFailover, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from, Dir: dir}
+	opts := step.Options{NoFailover: o.NoFailover, LimitRate: int64(o.LimitRate), BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from, Dir: dir}
 	if o.Ask {
 		opts.Decide = func(ctx context.Context, d step.Decision) error {
 			return ask(ctx, k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",

@@ -35,7 +35,7 @@ func runCheck(ctx context.Context, t target, out io.Writer) (err error) {
 		return shownFindings(out, t, err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	facts, err := s.observe(ctx)
+	facts, err := s.observeForPlan(ctx)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ release. It changes nothing. With -o the plan is saved, to be reviewed and given
 	}
 	t.addFlags(cmd)
 	t.addPlaybookFlag(cmd)
+	t.addTransferFlag(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "save the plan to this `file` as JSON")
 	return cmd
 }
@@ -62,7 +63,7 @@ func (t *target) makePlan(ctx context.Context, errOut io.Writer) (_ *plan.Plan, 
 		return nil, shownFindings(errOut, *t, err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	facts, err := s.observe(ctx)
+	facts, err := s.observeForPlan(ctx)
 	if err != nil {
 		return nil, err
 	}

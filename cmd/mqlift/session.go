@@ -20,6 +20,7 @@ import (
 	"mqlift/internal/agent"
 	"mqlift/internal/diag"
 	"mqlift/internal/event"
+	"mqlift/internal/grouplock"
 	"mqlift/internal/observe"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
@@ -37,6 +38,7 @@ type target struct {
 	Topology string
 	Group    string
 	Playbook string
+	Transfer string
 	JSON     bool
 	Without  []string // hosts that a way back leaves out, since they cannot be reached
 }
@@ -51,11 +53,16 @@ func (t *target) addPlaybookFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.Playbook, "playbook", "dledger", "order of work: a built-in name, or a `file`")
 }
 
+func (t *target) addTransferFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.Transfer, "transfer", "", "how data goes between hosts: auto (directly and encrypted where they reach one another, otherwise through\nthis machine; the default), plain (the same, unencrypted but authenticated), or bastion (always through this machine)")
+}
+
 // session is a topology's group with connections to all its hosts.
 type session struct {
 	topology *topology.Topology
 	group    *topology.Group
 	playbook *playbook.Playbook // nil unless asked for
+	transfer plan.Transfer
 
 	without     []string // hosts left out
 	hosts       map[string]*remote.Host
@@ -79,7 +86,10 @@ func (e *connectError) Unwrap() error { return e.err }
 
 // open reads what is declared, and only then connects: to all hosts that are not left out, or to none.
 func (t *target) open(ctx context.Context) (_ *session, err error) {
-	s := &session{agents: map[string]*agent.Agent{}, without: t.Without, givenUp: map[string]error{}}
+	s := &session{agents: map[string]*agent.Agent{}, without: t.Without, givenUp: map[string]error{}, transfer: plan.Transfer(t.Transfer)}
+	if s.transfer != "" && !slices.Contains(plan.Transfers(), s.transfer) {
+		return nil, &usageError{fmt.Errorf("--transfer %s: it is one of %q", t.Transfer, plan.Transfers())}
+	}
 	if s.topology, err = topology.Load(t.Topology); err != nil {
 		return nil, t.input(err)
 	}
@@ -170,14 +180,29 @@ func (s *session) Close() error {
 }
 
 func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
-	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})
+	return observe.Group(ctx, s.topology, s.group, s.sources())
+}
+
+func (s *session) sources() observe.Hosts { return observe.Hosts{Agents: s.agents, Client: s.client} }
+
+// observeForPlan looks, besides, whether data can go directly from host to host. That takes the Raft ports
+// for a moment, which a run that is going on may need.
+func (s *session) observeForPlan(ctx context.Context) (*observe.Facts, error) {
+	facts, err := s.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if lock := facts.Lock(); lock != nil && lock.Life == grouplock.Alive {
+		return facts, nil
+	}
+	return facts, facts.Reach(ctx, s.sources())
 }
 
 // plan makes the plan that fits what is true now. What stands in its way is refused, as by check, also
 // where the topology is to be changed for it.
 func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 	p, err := plan.Make(plan.Input{
-		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Tool: version(),
+		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Transfer: s.transfer, Tool: version(),
 		Describe: func(name string, p *plan.Plan) plan.Step {
 			st, ok := step.ByName(name)
 			if !ok {
@@ -197,6 +222,9 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 // that the hosts could not be asked.
 func (s *session) fits(ctx context.Context, p *plan.Plan) error {
 	facts, err := s.observe(ctx)
+	if err == nil {
+		err = facts.Reach(ctx, s.sources()) // the lock that is found is this run's own
+	}
 	if err != nil {
 		return err
 	}

@@ -138,6 +138,10 @@ func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 		!errors.Is(err, link.ErrBroken) || !strings.Contains(err.Error(), spec.Direct.Address) {
 		t.Fatalf("got %v", err)
 	}
+	var partial *transfer.PartialError
+	if !errors.As(err, &partial) || partial.Complete != logFileSize || partial.Files != nil {
+		t.Errorf("what is complete: %+v", partial)
+	}
 	tidy(t, to)
 	released(t, spec.Direct.Port)
 	first := filepath.Join(to, "commitlog", "00000000000000000000")
@@ -145,7 +149,7 @@ func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 		t.Fatalf("the file that was complete: %v", err)
 	}
 	g.cutAt.Store(0)
-	spec.Logs[0].From = logFileSize
+	spec.Logs[0].From = partial.Complete
 	r, err := Copy(t.Context(), a, b, spec, nil)
 	if err != nil {
 		t.Fatal(err)

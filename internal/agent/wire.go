@@ -141,8 +141,9 @@ func typed[E any, P interface {
 // partial carries a *transfer.PartialError with the cause inside it.
 func partial() kind {
 	type detail struct {
-		Files []string `json:"files"`
-		Cause *Error   `json:"cause"`
+		Files    []string `json:"files"`
+		Complete int64    `json:"complete"`
+		Cause    *Error   `json:"cause"`
 	}
 	return kind{
 		name: "partial",
@@ -151,14 +152,14 @@ func partial() kind {
 			if !errors.As(err, &e) {
 				return nil, false
 			}
-			return detail{e.Files, encodeError(e.Err)}, true
+			return detail{e.Files, e.Complete, encodeError(e.Err)}, true
 		},
 		decode: func(raw json.RawMessage) error {
 			var d detail
 			if json.Unmarshal(raw, &d) != nil || d.Cause == nil {
 				return nil
 			}
-			return &transfer.PartialError{Files: d.Files, Err: d.Cause}
+			return &transfer.PartialError{Files: d.Files, Complete: d.Complete, Err: d.Cause}
 		},
 	}
 }

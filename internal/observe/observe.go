@@ -29,6 +29,8 @@ type Facts struct {
 	Release     string // that the group's brokers run, from the newest answer: "4.5.2"
 	Members     []Member
 	NameServers []NameServer
+	// Reached tells between which hosts data can go directly; nil: it was not tried.
+	Reached []agent.Reached
 }
 
 // NameServer is one name server's own view.
@@ -185,6 +187,24 @@ func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hos
 		}
 	}
 	return f, nil
+}
+
+// Reach tries which hosts reach one another at their Raft ports. Those whose port is taken are left out.
+func (f *Facts) Reach(ctx context.Context, h Hosts) error {
+	var stations []agent.Station
+	for i := range f.Members {
+		m := &f.Members[i]
+		free := slices.ContainsFunc(m.Host.Ports, func(p agent.Port) bool { return p.Port == m.Declared.RaftPort && p.Free })
+		if free && m.Role() != "dledger" {
+			stations = append(stations, agent.Station{Agent: h.Agents[m.Declared.Host], Address: m.Declared.RaftAddr(), Port: m.Declared.RaftPort})
+		}
+	}
+	if len(stations) < 2 {
+		return nil
+	}
+	var err error
+	f.Reached, err = agent.Reach(ctx, stations)
+	return err
 }
 
 // goGroups asks a broker which of its consumer groups have clients in Go.

@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -75,6 +76,7 @@ type group struct {
 	topology *topology.Topology
 	facts    *observe.Facts
 	playbook *playbook.Playbook
+	transfer plan.Transfer
 }
 
 func healthy(t *testing.T) *group {
@@ -104,7 +106,23 @@ func healthy(t *testing.T) *group {
 			},
 		})
 	}
+	for _, from := range members {
+		for _, to := range members {
+			if from.Host != to.Host {
+				g.facts.Reached = append(g.facts.Reached, agent.Reached{From: from.Host, To: to.Host})
+			}
+		}
+	}
 	return g
+}
+
+// wall lets nothing pass from one host to another.
+func (g *group) wall(from, to string) {
+	for i := range g.facts.Reached {
+		if r := &g.facts.Reached[i]; r.From == from && r.To == to {
+			r.Err = errors.New("i/o timeout")
+		}
+	}
 }
 
 func (g *group) group() *topology.Group { return &g.topology.Groups[0] }
@@ -204,7 +222,7 @@ func reconf(t *testing.T, m *observe.Member, conf string) {
 
 func (g *group) input() plan.Input {
 	return plan.Input{
-		Topology: g.topology, Group: g.group(), Facts: g.facts, Playbook: g.playbook, Tool: "v0.0.0-test",
+		Topology: g.topology, Group: g.group(), Facts: g.facts, Playbook: g.playbook, Transfer: g.transfer, Tool: "v0.0.0-test",
 		Describe: func(name string, p *plan.Plan) plan.Step {
 			s, ok := step.ByName(name)
 			if !ok {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -152,7 +153,8 @@ type Input struct {
 	Group    *topology.Group
 	Facts    *observe.Facts
 	Playbook *playbook.Playbook
-	Tool     string // mqlift's version
+	Transfer Transfer // empty: Auto
+	Tool     string   // mqlift's version
 	// Describe tells what a step will do under the plan as far as it has been made.
 	Describe func(step string, p *Plan) Step
 }
@@ -171,8 +173,9 @@ func Make(in Input) (*Plan, error) {
 		Version: 1, Tool: in.Tool, Created: in.Facts.At.UTC().Truncate(time.Second),
 		Topology: in.Topology.File, Playbook: in.Playbook.Name, Cluster: in.Topology.Cluster, Group: in.Group.Name,
 		Release: in.Facts.Release, NameServers: in.Topology.NameServers, Peers: in.Group.Peers(), TracerTopic: in.Group.TracerTopic,
-		Members: members,
+		Members: members, Transfer: cmp.Or(in.Transfer, Auto),
 	}
+	p.routes(in.Facts)
 	for _, f := range found {
 		if f.Severity == diag.Warn {
 			p.Risks.Add(f)
@@ -256,7 +259,13 @@ func (p *Plan) predict() {
 func fingerprint(in Input, p *Plan) (string, error) {
 	h := sha256.New()
 	enc := json.NewEncoder(h)
-	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members} {
+	var direct []Route // not why others are not: an error's text may differ from time to time
+	for _, r := range p.Routes {
+		if r.Direct {
+			direct = append(direct, r)
+		}
+	}
+	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members, p.Transfer, direct} {
 		if err := enc.Encode(v); err != nil {
 			return "", fmt.Errorf("plan: %w", err)
 		}
@@ -290,6 +299,11 @@ func (e *StaleError) Error() string {
 			moved = append(moved, fmt.Sprintf("%s: %s was changed", m.Host, m.ConfPath))
 		case m.Host != n.Host || m.CommitLog != n.CommitLog || m.OldRoot != n.OldRoot:
 			moved = append(moved, fmt.Sprintf("%s: the store's place was changed", m.Host))
+		}
+	}
+	for _, r := range e.Plan.Routes {
+		if now, ok := e.Now.Route(r.From, r.To); ok && now.Direct != r.Direct {
+			moved = append(moved, fmt.Sprintf("data from %s to %s was to go %s, and would now go %s", r.From, r.To, e.Plan.Way(r.From, r.To), e.Now.Way(r.From, r.To)))
 		}
 	}
 	if len(moved) == 0 {

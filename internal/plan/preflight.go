@@ -52,6 +52,7 @@ func Preflight(t *topology.Topology, g *topology.Group, f *observe.Facts) diag.F
 	for i := range f.Members {
 		p.member(&f.Members[i])
 	}
+	p.reached()
 	p.nameServers()
 	slices.SortStableFunc(p.found, func(a, b diag.Finding) int { return strings.Compare(a.Host, b.Host) })
 	return p.found
@@ -210,6 +211,26 @@ func (p *preflight) host(m *observe.Member) {
 		if tree, ok := m.Trees[d.InstallDir]; ok && !tree.Writable {
 			p.add(diag.Fail, "host.writable", host, tree.Nearest, fmt.Sprintf("user %s may not write here", m.Host.User), "use the broker's own user, or sudo: true")
 		}
+	}
+}
+
+// reached says which hosts reach one another at their Raft ports, which DLedger lives on.
+func (p *preflight) reached() {
+	ways := map[string][]string{}
+	for _, r := range p.f.Reached {
+		if r.Err == nil {
+			ways[r.From] = append(ways[r.From], r.To)
+			continue
+		}
+		to, err := p.g.Member(r.To)
+		if err != nil {
+			continue
+		}
+		p.add(diag.Warn, "host.reach", r.From, to.Where("raftPort"), fmt.Sprintf("%s, the Raft port of %s, cannot be reached from here: %v", to.RaftAddr(), r.To, r.Err),
+			"open it between all members: DLedger has no leader, or loses it, without; the store goes through the machine that mqlift runs on as long as it is closed")
+	}
+	for _, from := range slices.Sorted(maps.Keys(ways)) {
+		p.pass("host.reach", from, "reaches %s at the Raft port", strings.Join(ways[from], " and "))
 	}
 }
 

@@ -52,7 +52,7 @@ func TestAGroupAsItShouldBePasses(t *testing.T) {
 		"group.roles", "group.release", "nameserver", "slave.caughtUp host-b",
 		"broker.running host-a", "broker.running host-b", "broker.running host-c",
 		"store.commitlog host-a", "store.commitlog host-b",
-		"host.clock host-a", "host.java host-b", "host.raftPort host-c",
+		"host.clock host-a", "host.java host-b", "host.raftPort host-c", "host.reach host-a",
 	} {
 		if passed[want] == 0 {
 			t.Errorf("nothing is said of %s", want)
@@ -93,6 +93,9 @@ func TestPreflightFindsWhatIsWrongAndNothingElse(t *testing.T) {
 		"too few beside the old master": {func(g *group) {
 			g.member(c).Conf = g.member(b).Conf
 		}, []string{"fail group.quorum", "fail broker.running host-c"}, "1 members are left, and a quorum is 2"},
+
+		"a firewall between two hosts": {func(g *group) { g.wall(b, c) },
+			[]string{"warn host.reach host-b"}, "192.168.0.222:40911, the Raft port of host-c, cannot be reached from here: i/o timeout"},
 
 		"no release": {func(g *group) {
 			g.facts.Release = ""

@@ -40,11 +40,14 @@ type Plan struct {
 	Peers       string   `json:"peers"` // dLegerPeers
 	TracerTopic string   `json:"tracerTopic"`
 
-	Members []*Member  `json:"members"`
-	Stages  []Stage    `json:"stages"`
-	Copies  []Copy     `json:"copies"`
-	Disk    []Forecast `json:"disk"`
-	Outage  Outage     `json:"outage"`
+	Members []*Member `json:"members"`
+	Stages  []Stage   `json:"stages"`
+	Copies  []Copy    `json:"copies"`
+	// Transfer is how data was asked to go between hosts, and Routes how it does.
+	Transfer Transfer   `json:"transfer"`
+	Routes   []Route    `json:"routes"`
+	Disk     []Forecast `json:"disk"`
+	Outage   Outage     `json:"outage"`
 	// Risks are what this release, and this configuration, bring with them.
 	Risks diag.Findings `json:"risks"`
 }

@@ -38,7 +38,7 @@ func (alignLogs) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	err = e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
-		if err := e.catchUp(ctx, n, end); err != nil {
+		if err := e.catchUp(ctx, n, end, e.inService(e.First())); err != nil {
 			return err
 		}
 		return e.seal(ctx, n, n.CommitLog) // before it is compared
@@ -62,7 +62,7 @@ func (alignLogs) Undo(context.Context, *Env) error { return ErrNothingToUndo }
 
 // catchUp makes a copy of the master's commit log up to end. What is there already and equal is kept:
 // a slave's own log, or what an earlier try brought.
-func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
+func (e *Env) catchUp(ctx context.Context, n *Node, end int64, how copying) error {
 	m := e.Master()
 	if err := n.clearIncoming(ctx); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64) error {
 	if from >= end {
 		return nil
 	}
-	return e.copyLog(ctx, n, from, end)
+	return e.copyLog(ctx, n, from, end, how)
 }
 
 // dropDerived moves a stopped broker's consume queues and index aside, both: a broker of 4.x builds them

@@ -68,7 +68,7 @@ func (e *Env) carryTo(ctx context.Context, source, n *Node) error {
 		e.note(n.Host, "no slave's consume queues can be carried: they are built from the whole log at the first start, which takes longer")
 		return nil
 	}
-	return e.copyTrees(ctx, source, n, source.OldRoot, n.NewRoot, carried)
+	return e.copyTrees(ctx, source, n, e.inService(e.Fresh()), source.OldRoot, n.NewRoot, carried)
 }
 
 // carryOnHost carries within one host, from the old root to the new one.

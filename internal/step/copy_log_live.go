@@ -22,7 +22,7 @@ func (copyLogLive) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, c := range p.Copies {
 		if c.What == plan.CopyLog {
-			l = append(l, plan.Action{Host: c.To, Text: fmt.Sprintf("receive %d bytes of commit log from %s", c.Bytes, c.From)})
+			l = append(l, plan.Action{Host: c.To, Text: fmt.Sprintf("receive %d bytes of commit log from %s, %s", c.Bytes, c.From, p.Way(c.From, c.To))})
 		}
 	}
 	return l
@@ -35,7 +35,8 @@ func (copyLogLive) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	return e.each(ctx, e.Fresh(), func(ctx context.Context, n *Node) error { return e.catchUp(ctx, n, end) })
+	how := e.inService(e.Fresh())
+	return e.each(ctx, e.Fresh(), func(ctx context.Context, n *Node) error { return e.catchUp(ctx, n, end, how) })
 }
 
 func (copyLogLive) Undo(context.Context, *Env) error { return ErrNothingToUndo }

@@ -34,7 +34,8 @@ func (copyTail) Do(ctx context.Context, e *Env) error {
 		if err := e.unbroken(ctx, n); err != nil {
 			return err
 		}
-		if err := e.copyLog(ctx, n, e.State.AlignedEnd, e.State.FencedEnd); err != nil {
+		// Nobody sends meanwhile: the operator's limit would only make that longer.
+		if err := e.copyLog(ctx, n, e.State.AlignedEnd, e.State.FencedEnd, copying{planned: true}); err != nil {
 			return err
 		}
 		if err := e.seal(ctx, n, n.CommitLog); err != nil {

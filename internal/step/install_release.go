@@ -57,7 +57,7 @@ func (installRelease) Do(ctx context.Context, e *Env) error {
 		if err := n.Remote.MkdirAll(ctx, n.InstallDir, 0o755); err != nil {
 			return err
 		}
-		if err := e.copyTrees(ctx, m, n, m.InstallDir, n.InstallDir, take); err != nil {
+		if err := e.copyTrees(ctx, m, n, e.inService(e.Fresh()), m.InstallDir, n.InstallDir, take); err != nil {
 			return err
 		}
 		// The configuration came along as the master's; a broker must not be started with that here.

@@ -176,50 +176,7 @@ func (n *Node) ledgerEmpty(ctx context.Context) (bool, error) {
 	return strings.Trim(r.Stdout, "\x00") == "", nil
 }
 
-// copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
-// files that the master does not have, must not stay: they go aside.
-func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64) error {
-	m := e.Master()
-	if err := n.Remote.MkdirAll(ctx, n.CommitLog, 0o755); err != nil {
-		return err
-	}
-	r, err := agent.Copy(ctx, m.Agent, n.Agent, agent.CopySpec{
-		FromRoot: m.CommitLog, ToRoot: n.CommitLog,
-		Logs:       []transfer.LogRange{{Dir: ".", FileSize: m.LogFileSize, From: from, To: to}},
-		Quarantine: e.aside(n.CommitLog), Incoming: incoming(n.CommitLog),
-	}, e.progress(n.Host, "commit log"))
-	if err != nil {
-		return err
-	}
-	if r.Bytes > 0 {
-		e.action(n.Host, "%s of commit log received up to offset %d, at %s/s", view.Bytes(r.Bytes), to, view.Bytes(int64(r.Rate())))
-	}
-	for _, file := range r.MovedAway {
-		e.action(n.Host, "%s, which the master does not have, moved aside", file)
-	}
-	return nil
-}
-
-// cutAt makes a node's commit log end at an offset again, zeros after it, as the master's does.
-func (e *Env) cutAt(ctx context.Context, n *Node, end int64) error {
-	return e.copyLog(ctx, n, end, end)
-}
-
-// copyTrees makes trees below a folder of one node mirror those of another.
-func (e *Env) copyTrees(ctx context.Context, from, to *Node, fromRoot, toRoot string, trees []string) error {
-	if err := to.Remote.MkdirAll(ctx, toRoot, 0o755); err != nil {
-		return err
-	}
-	r, err := agent.Copy(ctx, from.Agent, to.Agent, agent.CopySpec{
-		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
-	}, e.progress(to.Host, "files"))
-	if err == nil {
-		e.action(to.Host, "%d files, %s of data, received in %s", r.Files, view.Bytes(r.Bytes), toRoot)
-	}
-	return err
-}
-
-// copyWithin does the same on one host.
+// copyWithin makes trees of one root mirror those of another on the same host.
 func (e *Env) copyWithin(ctx context.Context, n *Node, fromRoot, toRoot string, trees []string) error {
 	if err := n.Remote.MkdirAll(ctx, toRoot, 0o755); err != nil {
 		return err

@@ -117,7 +117,7 @@ func (e *Env) unform(ctx context.Context, n *Node) error {
 	err = e.cutAt(ctx, n, e.State.CertifiedEnd)
 	var missing *transfer.MissingError
 	if errors.As(err, &missing) { // a broker that finds a damaged message throws all files behind it away
-		return e.catchUp(ctx, n, e.State.CertifiedEnd)
+		return e.catchUp(ctx, n, e.State.CertifiedEnd, copying{})
 	}
 	return err
 }

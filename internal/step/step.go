@@ -93,6 +93,8 @@ type Options struct {
 	Decide func(context.Context, Decision) error
 	// Keys are old keys that must be found on every node, beside those sampled from the log.
 	Keys []probe.MessageKey
+	// LimitRate bounds what each host sends while the old group takes sends, in bytes a second; 0: no limit.
+	LimitRate int64
 	// BreakLock names a run whose lock is taken over, unless it lives; empty for none.
 	BreakLock string
 	// Credentials sign requests where the cluster has ACL; nil without.

@@ -79,6 +79,7 @@ func Pack(ctx context.Context, w io.Writer, spec Spec) (Stats, error) {
 		buf:   make([]byte, maxData),
 		start: time.Now(),
 	}
+	s.due = s.start
 	err := s.sendAll()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -101,6 +102,7 @@ type sender struct {
 	buf   []byte
 	stats Stats
 	start time.Time
+	due   time.Time // when what was sent is within the limit
 }
 
 func (s *sender) sendAll() error {
@@ -277,7 +279,7 @@ func (s *sender) sendData(f *os.File, from, to int64) error {
 		if s.Progress != nil {
 			s.Progress(s.stats.Bytes)
 		}
-		return s.pace()
+		return s.pace(len(b))
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name(), err)
@@ -285,13 +287,19 @@ func (s *sender) sendData(f *os.File, from, to int64) error {
 	return s.out.write(frameEnd, nil)
 }
 
-// pace waits until the data sent so far is within the limit.
-func (s *sender) pace() error {
+// lateBy is how much of a delay, by the disk or the wire, is made up for: more would come as a burst.
+const lateBy = 50 * time.Millisecond
+
+// pace waits until n more bytes of data are within the limit.
+func (s *sender) pace(n int) error {
 	if s.BytesPerSecond <= 0 {
 		return s.ctx.Err()
 	}
-	due := s.start.Add(time.Duration(float64(s.stats.Bytes) / float64(s.BytesPerSecond) * float64(time.Second)))
-	wait := time.Until(due)
+	if late := time.Now().Add(-lateBy); s.due.Before(late) {
+		s.due = late
+	}
+	s.due = s.due.Add(time.Duration(float64(n) / float64(s.BytesPerSecond) * float64(time.Second)))
+	wait := time.Until(s.due)
 	if wait < time.Millisecond {
 		return s.ctx.Err()
 	}

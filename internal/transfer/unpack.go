@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"mqlift/internal/store"
 )
@@ -49,15 +52,26 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("commit log %s: %s not there, or of another length: send from offset %d on", e.Dir, strings.Join(e.Files, ", "), e.Offset)
 }
 
-// PartialError says that commit log files that were there before have been written to, and are not
-// complete: the transfer must be done again before they are used.
+// PartialError says what a transfer that failed has left of a commit log.
 type PartialError struct {
+	// Files were there before, have been written to, and are not complete: the transfer must be done again
+	// before they are used.
 	Files []string
-	Err   error
+	// Complete is the physical offset up to which the log is as the source's, and on disk; 0 when nothing
+	// of it came that far. A transfer from there on would do.
+	Complete int64
+	Err      error
 }
 
 func (e *PartialError) Error() string {
-	return fmt.Sprintf("%v; written in part: %s", e.Err, strings.Join(e.Files, ", "))
+	text := e.Err.Error()
+	if e.Complete > 0 {
+		text += fmt.Sprintf("; the log is complete up to offset %d", e.Complete)
+	}
+	if len(e.Files) > 0 {
+		text += "; written in part: " + strings.Join(e.Files, ", ")
+	}
+	return text
 }
 
 func (e *PartialError) Unwrap() error { return e.Err }
@@ -67,7 +81,7 @@ func (e *PartialError) Unwrap() error { return e.Err }
 // belongs to the owner of the folder that it is put into, where the process may decide that.
 //
 // Errors: ErrTruncated, ErrCorrupt and ErrSource about the stream, *MissingError, *ExtraError, and
-// *PartialError around any of them when files were written in place.
+// *PartialError around any of them when something of a commit log was written.
 func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,7 +95,12 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 		buf:   make([]byte, maxData),
 		place: newPlacement(root, o),
 	}
+	u.behind, u.alive = errgroup.WithContext(ctx)
+	u.behind.SetLimit(1)
 	err := u.receiveAll()
+	if behind := u.behind.Wait(); behind != nil {
+		err = behind
+	}
 	// Before the temporary files go, and with them what they have taken.
 	err = withSpace(err, root, u.left())
 	if u.file != nil {
@@ -93,8 +112,8 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 	}
 	if err != nil {
 		err = fmt.Errorf("receive into %s: %w", root, err)
-		if len(u.partial) > 0 {
-			err = &PartialError{u.partial, err}
+		if len(u.partial) > 0 || u.complete > 0 {
+			err = &PartialError{u.partial, u.complete, err}
 		}
 		return u.stats, err
 	}
@@ -103,17 +122,26 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 }
 
 type receiver struct {
-	ctx     context.Context
-	in      frameReader
-	buf     []byte // scratch for zeroing
-	stats   Stats
-	place   *placement
-	partial []string // files written in place and not complete
+	ctx   context.Context
+	in    frameReader
+	buf   []byte // scratch for zeroing
+	stats Stats
+	place *placement
+
+	// Files that have come whole are brought to disk and get their names while the next one comes, one
+	// after the other: a log must not have a gap, whenever its host dies.
+	behind   *errgroup.Group
+	alive    context.Context // ends when that fails
+	mu       sync.Mutex
+	partial  []string // files written in place and not complete
+	created  []string
+	complete int64 // physical offset up to which a commit log is on disk; 0: no file of it
 
 	file  *os.File // open for data
 	size  int64
 	at    int64 // up to here the file is as it should be
 	to    int64 // data may come up to here
+	clear int64 // from here on it must be zero
 	then  func() error
 	fresh bool // the file is new: what is not written is a hole
 
@@ -135,7 +163,7 @@ func (u *receiver) receiveAll() error {
 		return fmt.Errorf("this is no transfer stream of format %d: %w", streamFormat, ErrCorrupt)
 	}
 	for {
-		if err := u.ctx.Err(); err != nil {
+		if err := u.alive.Err(); err != nil {
 			return err
 		}
 		kind, payload, err := u.in.read()
@@ -188,7 +216,7 @@ func (u *receiver) beginFile(e entry) error {
 	if err != nil {
 		return err
 	}
-	u.file, u.fresh, u.size, u.at, u.to = f, true, e.Size, 0, e.Size
+	u.file, u.fresh, u.size, u.at, u.to, u.clear = f, true, e.Size, 0, e.Size, e.Size
 	u.stats.Apparent += e.Size
 	u.then = func() error { return f.Close() } // synced and named with its tree
 	return nil
@@ -234,21 +262,25 @@ func (u *receiver) beginPart(p part) error {
 	path := filepath.Join(u.log.Path, p.Name)
 	u.part = p.Name
 	u.stats.Apparent += p.To - p.From
+	base, _ := store.ParseFileName(p.Name)
+	u.size, u.at, u.to, u.clear = u.log.FileSize, p.From, p.To, p.Clear
 	if u.place.hasLogFile(u.log, p.Name) {
 		f, err := os.OpenFile(u.place.path(path), os.O_RDWR, 0)
 		if err != nil {
 			return err
 		}
+		u.mu.Lock()
 		u.partial = append(u.partial, f.Name())
-		u.file, u.fresh, u.size, u.at, u.to = f, false, u.log.FileSize, p.From, p.To
+		u.mu.Unlock()
+		u.file, u.fresh = f, false
 		u.then = func() error {
-			if err := u.zero(p.Clear, u.size); err != nil {
-				return err
-			}
 			if err := finishFile(f, e); err != nil {
 				return err
 			}
+			u.mu.Lock()
+			defer u.mu.Unlock()
 			u.partial = slices.DeleteFunc(u.partial, func(name string) bool { return name == f.Name() })
+			u.complete = base + p.To
 			return nil
 		}
 		return nil
@@ -257,13 +289,19 @@ func (u *receiver) beginPart(p part) error {
 	if err != nil {
 		return err
 	}
-	u.file, u.fresh, u.size, u.at, u.to = f, true, u.log.FileSize, p.From, p.To
+	u.file, u.fresh = f, true
 	u.then = func() error {
 		if err := finishFile(f, e); err != nil {
 			return err
 		}
-		u.stats.Created = append(u.stats.Created, path)
-		return done()
+		if err := done(); err != nil {
+			return err
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.created = append(u.created, path)
+		u.complete = base + p.To
+		return nil
 	}
 	return nil
 }
@@ -307,14 +345,19 @@ func (u *receiver) end() error {
 	if u.file == nil {
 		return fmt.Errorf("an end outside of a file: %w", ErrCorrupt)
 	}
-	if err := u.zero(u.at, u.to); err != nil {
+	if err := errors.Join(u.zero(u.at, u.to), u.zero(u.clear, u.size)); err != nil {
 		return err
 	}
 	u.stats.Files++
-	if err := u.then(); err != nil {
-		return err
-	}
+	f, then := u.file, u.then
 	u.file, u.then = nil, nil
+	u.behind.Go(func() error {
+		defer f.Close()
+		if err := u.alive.Err(); err != nil {
+			return err
+		}
+		return then()
+	})
 	return nil
 }
 
@@ -324,8 +367,11 @@ func (u *receiver) finish(t trailer) error {
 		return fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
 			u.stats.Bytes, u.stats.Digest, t.Bytes, t.Digest, ErrCorrupt)
 	}
-	var err error
-	u.stats.MovedAway, err = u.place.commit(u.ctx)
+	err := u.behind.Wait()
+	if err == nil {
+		u.stats.Created = u.created
+		u.stats.MovedAway, err = u.place.commit(u.ctx)
+	}
 	return err
 }
 

@@ -66,6 +66,17 @@ func Plan(w io.Writer, color bool, p *plan.Plan) {
 	}
 	Table(w, color, rows)
 
+	for _, r := range p.Routes {
+		at, why := "", ""
+		if r.Direct {
+			at = " (" + p.Member(r.To).RaftAddr() + ")"
+		}
+		if r.Why != "" {
+			why = ": " + r.Why
+		}
+		fmt.Fprintf(w, "from %s to %s%s: %s%s\n", r.From, r.To, at, p.Way(r.From, r.To), why)
+	}
+
 	head("Disk")
 	rows = [][]string{{"host", "for", "needs", "free"}}
 	for _, d := range p.Disk {

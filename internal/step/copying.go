@@ -1,0 +1,107 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"mqlift/internal/agent"
+	"mqlift/internal/link"
+	"mqlift/internal/transfer"
+	"mqlift/internal/view"
+)
+
+// copying is how data is brought from one host to another.
+type copying struct {
+	planned bool  // the way that the plan has for the two hosts; otherwise through this machine
+	rate    int64 // bytes a second; 0: no limit
+}
+
+// inService is how it is brought while the old group serves: the operator's limit holds for each host that
+// sends, to all that receive from it at once.
+func (e *Env) inService(receivers []*Node) copying {
+	return copying{planned: true, rate: e.Options.LimitRate / int64(max(1, len(receivers)))}
+}
+
+// fruitless is how many times in a row a direct copy may break without having brought the log any further.
+const fruitless = 2
+
+// pause lies between two tries.
+const pause = time.Second
+
+// copy runs a copy. Where the connection between the hosts breaks, it is tried again, the same way, from
+// where on a log is not complete.
+func (e *Env) copy(ctx context.Context, from, to *Node, how copying, spec agent.CopySpec, what string) (agent.CopyResult, error) {
+	spec.BytesPerSecond = how.rate
+	if route, ok := e.Plan.Route(from.Host, to.Host); ok && route.Direct && how.planned {
+		spec.Direct = &agent.Direct{Address: to.RaftAddr(), Port: to.RaftPort, Mode: e.Plan.Transfer.Mode()}
+	}
+	var reached int64
+	for tries := 0; ; {
+		r, err := agent.Copy(ctx, from.Agent, to.Agent, spec, e.progress(to.Host, what))
+		if !errors.Is(err, link.ErrBroken) {
+			return r, err
+		}
+		var partial *transfer.PartialError
+		if errors.As(err, &partial) && partial.Complete > reached {
+			reached, tries = partial.Complete, 0
+			for i := range spec.Logs {
+				spec.Logs[i].From = max(spec.Logs[i].From, reached)
+			}
+		}
+		if tries++; tries == fruitless {
+			return r, fmt.Errorf("%w: the plan has the data go directly, and that is not changed in the middle; mend what lies between the hosts and apply again, which copies what is missing, or have it go through this machine (--transfer bastion)", err)
+		}
+		e.note(to.Host, "%v; once more, the same way", err)
+		select {
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
+// files that the master does not have, must not stay: they go aside.
+func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying) error {
+	m := e.Master()
+	if err := n.Remote.MkdirAll(ctx, n.CommitLog, 0o755); err != nil {
+		return err
+	}
+	r, err := e.copy(ctx, m, n, how, agent.CopySpec{
+		FromRoot: m.CommitLog, ToRoot: n.CommitLog,
+		Logs:       []transfer.LogRange{{Dir: ".", FileSize: m.LogFileSize, From: from, To: to}},
+		Quarantine: e.aside(n.CommitLog), Incoming: incoming(n.CommitLog),
+	}, "commit log")
+	if err != nil {
+		return err
+	}
+	if r.Bytes > 0 {
+		e.action(n.Host, "%s of commit log received up to offset %d, at %s/s", view.Bytes(r.Bytes), to, view.Bytes(int64(r.Rate())))
+	}
+	for _, file := range r.MovedAway {
+		e.action(n.Host, "%s, which the master does not have, moved aside", file)
+	}
+	return nil
+}
+
+// cutAt makes a node's commit log end at an offset again, zeros after it, as the master's does. It has no
+// data to move, and is done to take things back: it depends on nothing that lies between the hosts.
+func (e *Env) cutAt(ctx context.Context, n *Node, end int64) error {
+	return e.copyLog(ctx, n, end, end, copying{})
+}
+
+// copyTrees makes trees below a folder of one node mirror those of another.
+func (e *Env) copyTrees(ctx context.Context, from, to *Node, how copying, fromRoot, toRoot string, trees []string) error {
+	if err := to.Remote.MkdirAll(ctx, toRoot, 0o755); err != nil {
+		return err
+	}
+	r, err := e.copy(ctx, from, to, how, agent.CopySpec{
+		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
+	}, "files")
+	if err == nil {
+		e.action(to.Host, "%d files, %s of data, received in %s", r.Files, view.Bytes(r.Bytes), toRoot)
+	}
+	return err
+}

@@ -1,0 +1,216 @@
+package transfer_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"mqlift/internal/link"
+	"mqlift/internal/store"
+	"mqlift/internal/transfer"
+)
+
+const benchFile = 64 << 20
+
+// benchStore makes a commit log of files that are full, or of which every second MiB is a hole.
+func benchStore(b *testing.B, files int, sparse bool) (root string, end, data int64) {
+	b.Helper()
+	root = b.TempDir()
+	chunk := make([]byte, 1<<20)
+	rand.Read(chunk)
+	for i := range files {
+		path := filepath.Join(root, "commitlog", store.FileName(int64(i)*benchFile))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			b.Fatal(err)
+		}
+		f, err := os.Create(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Truncate(benchFile); err != nil {
+			b.Fatal(err)
+		}
+		for at := int64(0); at < benchFile; at += int64(len(chunk)) {
+			if sparse && at/int64(len(chunk))%2 == 1 {
+				continue
+			}
+			if _, err := f.WriteAt(chunk, at); err != nil {
+				b.Fatal(err)
+			}
+			data += int64(len(chunk))
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return root, int64(files) * benchFile, data
+}
+
+// tcpCopy sends whole files over one connection inside the kernel and brings each to disk: what nothing that
+// copies files can be much faster than.
+func tcpCopy(ctx context.Context, from, to string, sync bool) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	names, err := filepath.Glob(filepath.Join(from, "commitlog", "*"))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(to, "commitlog"), 0o755); err != nil {
+		return err
+	}
+	var both errgroup.Group
+	both.Go(func() error {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for _, name := range names {
+			f, err := os.Create(filepath.Join(to, "commitlog", filepath.Base(name)))
+			if err != nil {
+				return err
+			}
+			if _, err := io.CopyN(f, c, benchFile); err != nil {
+				return err
+			}
+			if sync {
+				err = f.Sync()
+			}
+			if err := errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	both.Go(func() error {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for _, name := range names {
+			f, err := os.Open(name)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(c, f)
+			if err := errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return both.Wait()
+}
+
+// streamCopy packs and unpacks over a connection that connect makes.
+func streamCopy(ctx context.Context, from, to string, end int64, source io.WriteCloser, target io.Reader) error {
+	var both errgroup.Group
+	both.Go(func() error {
+		_, err := transfer.Pack(ctx, source, transfer.Spec{Root: from, Logs: []transfer.LogRange{{Dir: "commitlog", FileSize: benchFile, To: end}}})
+		return errors.Join(err, source.Close())
+	})
+	both.Go(func() error {
+		_, err := transfer.Unpack(ctx, target, to, transfer.Options{})
+		return err
+	})
+	return both.Wait()
+}
+
+func linkCopy(ctx context.Context, from, to string, end int64, mode link.Mode) error {
+	a, err := link.NewIdentity()
+	if err != nil {
+		return err
+	}
+	b, err := link.NewIdentity()
+	if err != nil {
+		return err
+	}
+	l, err := link.Listen(ctx, 0, b)
+	if err != nil {
+		return err
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	var target *link.Conn
+	var accepting errgroup.Group
+	accepting.Go(func() (err error) {
+		target, err = l.Accept(ctx, a.Pin(), mode)
+		return err
+	})
+	source, err := link.Dial(ctx, "127.0.0.1:"+port, a, b.Pin(), mode)
+	if err := errors.Join(err, accepting.Wait()); err != nil {
+		return err
+	}
+	defer target.Close()
+	return streamCopy(ctx, from, to, end, source, target)
+}
+
+// BenchmarkWays copies the same files in turn in each way, from the page cache, and tells how fast each was:
+// MB/s of data, and as a share of the bare TCP copy of the same run. MQLIFT_BENCH_MIB sets the size (256).
+func BenchmarkWays(b *testing.B) {
+	mib, _ := strconv.Atoi(os.Getenv("MQLIFT_BENCH_MIB"))
+	files := max(mib, 256) / (benchFile >> 20)
+	for _, sparse := range []bool{false, true} {
+		name := "dense"
+		if sparse {
+			name = "sparse"
+		}
+		b.Run(name, func(b *testing.B) {
+			from, end, data := benchStore(b, files, sparse)
+			ways := []struct {
+				name string
+				copy func(ctx context.Context, to string) error
+			}{
+				{"tcp", func(ctx context.Context, to string) error { return tcpCopy(ctx, from, to, false) }},
+				{"tcp+sync", func(ctx context.Context, to string) error { return tcpCopy(ctx, from, to, true) }},
+				{"encrypted", func(ctx context.Context, to string) error { return linkCopy(ctx, from, to, end, link.Encrypted) }},
+				{"plain", func(ctx context.Context, to string) error { return linkCopy(ctx, from, to, end, link.Plain) }},
+			}
+			took := make([]time.Duration, len(ways))
+			cpu := make([]time.Duration, len(ways))
+			for b.Loop() {
+				for i, way := range ways {
+					to := b.TempDir()
+					began, busy := time.Now(), cpuTime()
+					if err := way.copy(b.Context(), to); err != nil {
+						b.Fatal(err)
+					}
+					took[i] += time.Since(began)
+					cpu[i] += cpuTime() - busy
+					if err := os.RemoveAll(to); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for i, way := range ways {
+				b.ReportMetric(float64(data)*float64(b.N)/took[i].Seconds()/1e6, "MB/s-"+way.name)
+				b.ReportMetric(took[0].Seconds()/took[i].Seconds(), "of-tcp-"+way.name)
+				b.ReportMetric(cpu[i].Seconds()/took[i].Seconds(), "cores-"+way.name)
+			}
+		})
+	}
+}
+
+// cpuTime is what this process has used so far, in user and kernel mode.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(fmt.Sprintf("getrusage: %v", err))
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
