@@ -196,7 +196,7 @@ func blame(e *CopyError, targetFirst bool, way *Direct) *CopyError {
 	default:
 		e.Target = target
 	}
-	if e.Target == nil {
+	if e.Target == nil && e.Between == nil {
 		e.Target = partOnly(target)
 	}
 	return e
@@ -211,7 +211,7 @@ func follows(err error) bool {
 // partOnly keeps of a failure that follows from another one only that files were left half written.
 func partOnly(err error) error {
 	var partial *transfer.PartialError
-	if errors.As(err, &partial) {
+	if errors.As(err, &partial) && len(partial.Files) > 0 {
 		return err
 	}
 	return nil

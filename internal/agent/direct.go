@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"mqlift/internal/link"
 	"mqlift/internal/transfer"
@@ -37,11 +39,56 @@ func (e *BetweenError) Error() string {
 	return fmt.Sprintf("the connection from host to host, to %s, failed: %s", e.Address, strings.Join(said, "; "))
 }
 
-// Unwrap makes it a link.ErrBroken, whatever the ends have seen.
-func (e *BetweenError) Unwrap() error { return link.ErrBroken }
+// Unwrap makes it a link.ErrBroken, whatever the ends have seen, with what the target has of the data
+// (*transfer.PartialError) if it has any.
+func (e *BetweenError) Unwrap() []error {
+	l := []error{link.ErrBroken}
+	var partial *transfer.PartialError
+	if errors.As(e.Target, &partial) {
+		l = append(l, partial)
+	}
+	return l
+}
 
 // errDismissed is the end of an agent's work whose input has ended.
 var errDismissed = errors.New("nobody asks for it any more")
+
+// fruitless is how many times in a row a direct copy may break without having brought a commit log further,
+// and pause what lies between two tries.
+const (
+	fruitless = 2
+	pause     = time.Second
+)
+
+// CopyAgain is Copy that makes a connection between the hosts anew when it breaks, and goes on from where a
+// commit log is not complete; broken is told each time. Other failures, and a connection that does not hold,
+// are returned.
+func CopyAgain(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(Progress), broken func(error)) (CopyResult, error) {
+	spec.Logs = slices.Clone(spec.Logs)
+	var reached int64
+	for tries := 0; ; {
+		r, err := Copy(ctx, from, to, spec, onProgress)
+		if !errors.Is(err, link.ErrBroken) {
+			return r, err
+		}
+		var partial *transfer.PartialError
+		if errors.As(err, &partial) && partial.Complete > reached {
+			reached, tries = partial.Complete, 0
+			for i := range spec.Logs {
+				spec.Logs[i].From = max(spec.Logs[i].From, reached)
+			}
+		}
+		if tries++; tries == fruitless {
+			return r, err
+		}
+		broken(err)
+		select {
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
 
 // direct are the ends of a copy from host to host.
 func direct(from, to *Agent, request []byte, onProgress func(Progress)) ends {

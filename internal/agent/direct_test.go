@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -163,6 +164,49 @@ func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 		if err != nil || string(got) != string(want) {
 			t.Errorf("%s is not the source's: %v", name, err)
 		}
+	}
+}
+
+func TestAConnectionThatBreaksIsMadeAnewAsLongAsItBringsSomething(t *testing.T) {
+	a, b, _, _ := twoHosts(t)
+	from := t.TempDir()
+	end := newStore(t, from)
+	for name, test := range map[string]struct {
+		cutAt int64 // of each connection
+		count int64
+		ok    bool
+	}{
+		"a file each time": {logFileSize + logFileSize/4, 2, true},
+		"nothing":          {logFileSize / 2, fruitless, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := t.TempDir()
+			spec := directly(t, CopySpec{FromRoot: from, ToRoot: to, Logs: storeSpec(from, to, end).Logs}, link.Encrypted)
+			g := newGate(t, spec.Direct.Address)
+			spec.Direct.Address = g.listener.Addr().String()
+			g.cutAt.Store(test.cutAt)
+			told := 0
+			_, err := CopyAgain(t.Context(), a, b, spec, nil, func(err error) { told++ })
+			if (err == nil) != test.ok || !test.ok && !errors.Is(err, link.ErrBroken) {
+				t.Errorf("got %v", err)
+			}
+			if got := g.count.Load(); got != test.count || told != 1 {
+				t.Errorf("%d connections, %d times told", got, told)
+			}
+			if spec.Logs[0].From != 0 {
+				t.Error("the caller's spec was changed")
+			}
+			if test.ok {
+				for _, name := range []string{"00000000000000000000", "00000000000001048576"} {
+					want, _ := os.ReadFile(filepath.Join(from, "commitlog", name))
+					got, err := os.ReadFile(filepath.Join(to, "commitlog", name))
+					if err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%s is not the source's: %v", name, err)
+					}
+				}
+			}
+			tidy(t, to)
+		})
 	}
 }
 

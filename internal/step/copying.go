@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"mqlift/internal/agent"
 	"mqlift/internal/link"
@@ -24,42 +23,18 @@ func (e *Env) inService(receivers []*Node) copying {
 	return copying{planned: true, rate: e.Options.LimitRate / int64(max(1, len(receivers)))}
 }
 
-// fruitless is how many times in a row a direct copy may break without having brought the log any further.
-const fruitless = 2
-
-// pause lies between two tries.
-const pause = time.Second
-
-// copy runs a copy. Where the connection between the hosts breaks, it is tried again, the same way, from
-// where on a log is not complete.
 func (e *Env) copy(ctx context.Context, from, to *Node, how copying, spec agent.CopySpec, what string) (agent.CopyResult, error) {
 	spec.BytesPerSecond = how.rate
 	if route, ok := e.Plan.Route(from.Host, to.Host); ok && route.Direct && how.planned {
 		spec.Direct = &agent.Direct{Address: to.RaftAddr(), Port: to.RaftPort, Mode: e.Plan.Transfer.Mode()}
 	}
-	var reached int64
-	for tries := 0; ; {
-		r, err := agent.Copy(ctx, from.Agent, to.Agent, spec, e.progress(to.Host, what))
-		if !errors.Is(err, link.ErrBroken) {
-			return r, err
-		}
-		var partial *transfer.PartialError
-		if errors.As(err, &partial) && partial.Complete > reached {
-			reached, tries = partial.Complete, 0
-			for i := range spec.Logs {
-				spec.Logs[i].From = max(spec.Logs[i].From, reached)
-			}
-		}
-		if tries++; tries == fruitless {
-			return r, fmt.Errorf("%w: the plan has the data go directly, and that is not changed in the middle; mend what lies between the hosts and apply again, which copies what is missing, or have it go through this machine (--transfer bastion)", err)
-		}
+	r, err := agent.CopyAgain(ctx, from.Agent, to.Agent, spec, e.progress(to.Host, what), func(err error) {
 		e.note(to.Host, "%v; once more, the same way", err)
-		select {
-		case <-ctx.Done():
-			return r, context.Cause(ctx)
-		case <-time.After(pause):
-		}
+	})
+	if errors.Is(err, link.ErrBroken) {
+		err = fmt.Errorf("%w; the plan has the data go directly, and that is not changed in the middle: mend what lies between the hosts and apply again, which copies what is missing, or have it go through this machine (--transfer bastion)", err)
 	}
+	return r, err
 }
 
 // copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
