@@ -248,6 +248,6 @@ func TestPeersWithMessagesBesideTheOldMaster(t *testing.T) {
 			must(t, os.Rename(l, filepath.Join(filepath.Dir(l), "old-"+filepath.Base(l))))
 		}
 	}
-	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0)
+	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys, "--transfer", "bastion").wants(t, 0)
 	b.verified(t)
 }

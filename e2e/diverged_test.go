@@ -97,7 +97,7 @@ func TestADivergedSlaveIsRealigned(t *testing.T) {
 		t.Fatal("the seeded key is not in the slave's log")
 	}
 	l.write(int64(i+len("KEYS\x01")), []byte("x"))
-	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0, "host-b: its log differs from the master's", "key m000050", "key x000050", "all copies agree")
+	b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys).wants(t, 0, "host-b: its log differs from the master's", "key m000050", "key x000050", "all copies agree", "directly, encrypted, in ")
 	b.verified(t)
 	b.run(t, call{}, "store", "compare").wants(t, 0)
 }

@@ -22,7 +22,7 @@ func TestOneNameServerFrozen(t *testing.T) {
 			}
 			b.run(t, call{}, "check").wants(t, 0, "warn  nameserver", b.host("host-a").NameServer, "does not answer", "0 failed")
 			file := filepath.Join(t.TempDir(), "report.json")
-			b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys, "--report", file).wants(t, 0)
+			b.run(t, call{}, "apply", "--yes", "--no-failover", "--keys", oldKeys, "--report", file, "--transfer", "plain", "--limit-rate", "200M").wants(t, 0, "directly, plain, in ")
 			b.verified(t)
 			data, err := os.ReadFile(file)
 			must(t, err)

@@ -289,7 +289,15 @@ func facts(ctx context.Context, r FactsRequest, _ *session) (*Facts, error) {
 	f.Listeners, err = hostinfo.Listeners()
 	problem("listening sockets", err)
 	for _, port := range r.Ports {
-		f.Ports = append(f.Ports, portOf(port, f.Listeners))
+		p := portOf(port, f.Listeners)
+		for end := time.Now().Add(settle); !p.Free && heldByAgent(p) && time.Now().Before(end) && ctx.Err() == nil; {
+			time.Sleep(settle / 30)
+			if l, err := hostinfo.Listeners(); err == nil {
+				f.Listeners = l
+			}
+			p = portOf(port, f.Listeners)
+		}
+		f.Ports = append(f.Ports, p)
 	}
 	processes, err := hostinfo.Processes()
 	problem("processes", err)
@@ -422,6 +430,19 @@ func portOf(port int, all []hostinfo.Listener) Port {
 	first, last := hostinfo.EphemeralPorts()
 	p.Ephemeral = port >= first && port <= last
 	return p
+}
+
+// settle is for how long a port may be held by an agent, as by another run's that sees which hosts reach one
+// another, before it is called taken.
+const settle = 3 * time.Second
+
+func heldByAgent(p Port) bool {
+	for _, l := range p.Listeners {
+		if of, err := hostinfo.ReadProcess(l.PID); err == nil && len(of.Argv) == 3 && of.Argv[1] == "agent" {
+			return true
+		}
+	}
+	return false
 }
 
 // findJava looks where start scripts look, in that environment, and asks each JVM for its version.

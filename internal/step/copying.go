@@ -23,6 +23,7 @@ func (e *Env) inService(receivers []*Node) copying {
 	return copying{planned: true, rate: e.Options.LimitRate / int64(max(1, len(receivers)))}
 }
 
+// copy runs a copy the way that how has for it.
 func (e *Env) copy(ctx context.Context, from, to *Node, how copying, spec agent.CopySpec, what string) (agent.CopyResult, error) {
 	spec.BytesPerSecond = how.rate
 	if route, ok := e.Plan.Route(from.Host, to.Host); ok && route.Direct && how.planned {
@@ -35,6 +36,14 @@ func (e *Env) copy(ctx context.Context, from, to *Node, how copying, spec agent.
 		err = fmt.Errorf("%w; the plan has the data go directly, and that is not changed in the middle: mend what lies between the hosts and apply again, which copies what is missing, or have it go through this machine (--transfer bastion)", err)
 	}
 	return r, err
+}
+
+// way says how a copy's data came.
+func (e *Env) way(r agent.CopyResult) string {
+	if r.Wire == 0 {
+		return "through this machine"
+	}
+	return fmt.Sprintf("directly, %s, in %s on the wire,", e.Plan.Transfer.Mode(), view.Bytes(r.Wire))
 }
 
 // copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
@@ -53,7 +62,7 @@ func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying)
 		return err
 	}
 	if r.Bytes > 0 {
-		e.action(n.Host, "%s of commit log received up to offset %d, at %s/s", view.Bytes(r.Bytes), to, view.Bytes(int64(r.Rate())))
+		e.action(n.Host, "%s of commit log received %s up to offset %d, at %s/s", view.Bytes(r.Bytes), e.way(r), to, view.Bytes(int64(r.Rate())))
 	}
 	for _, file := range r.MovedAway {
 		e.action(n.Host, "%s, which the master does not have, moved aside", file)
@@ -76,7 +85,7 @@ func (e *Env) copyTrees(ctx context.Context, from, to *Node, how copying, fromRo
 		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
 	}, "files")
 	if err == nil {
-		e.action(to.Host, "%d files, %s of data, received in %s", r.Files, view.Bytes(r.Bytes), toRoot)
+		e.action(to.Host, "%d files, %s of data, received %s in %s, at %s/s", r.Files, view.Bytes(r.Bytes), e.way(r), toRoot, view.Bytes(int64(r.Rate())))
 	}
 	return err
 }
