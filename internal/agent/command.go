@@ -90,10 +90,12 @@ func command[Request, Result any](name string, run func(context.Context, Request
 	}
 }
 
-// untilUnheard ends the context on the signals that tell an agent to go. SIGPIPE is among them: it
-// says that the connection is gone, and must not kill before temporary files are removed.
+// untilUnheard ends the context on the signals that tell an agent to go. SIGPIPE must not kill before temporary
+// files are removed, and is not among them: it comes of a lost connection to another host, too. That nobody
+// listens any more is told by the write that fails.
 func untilUnheard(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // not Ignore, which a broker that is started would inherit
+	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 }
 
 // untilRemoved ends the context when the agent's directory is removed, which says that nobody waits for it any
