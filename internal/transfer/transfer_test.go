@@ -225,6 +225,20 @@ func TestDamagedStreamsAreRefusedAndLeaveNothing(t *testing.T) {
 	}
 }
 
+// Frames whose own checksums are right, and which are not those that were sent.
+func TestTheTrailerCoversAllFrames(t *testing.T) {
+	src, dst := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(src, "config", "a"), []byte("what was sent"))
+	stream, _ := pack(t, transfer.Spec{Root: src, Trees: []string{"config"}})
+	_, err := transfer.Unpack(t.Context(), bytes.NewReader(transfer.Rewrite(t, stream, "what was sent", "what was left")), dst, transfer.Options{})
+	if !errors.Is(err, transfer.ErrCorrupt) || !strings.Contains(err.Error(), "digest") {
+		t.Errorf("got %v", err)
+	}
+	if got := snapshot(t, dst); len(got) != 0 {
+		t.Errorf("left %v", got)
+	}
+}
+
 func TestLostDoubledAndMovedFramesAreSeen(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "config", "a"), bytes.Repeat([]byte("a"), 3<<20)) // three frames alike
