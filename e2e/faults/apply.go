@@ -34,6 +34,9 @@ func (t *trial) start() error {
 	if t.row.step != "prove-failover" {
 		args = append(args, "--no-failover") // which takes as long as all the rest
 	}
+	if t.row.when != nil && t.apply == nil { // a moment inside the copy, which is over too soon otherwise
+		args = append(args, "--limit-rate", "32M")
+	}
 	if t.back = t.row.replay && t.apply != nil; t.back {
 		args = []string{"rollback", "--replay", "--yes"}
 	}
