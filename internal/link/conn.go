@@ -64,7 +64,7 @@ func (c *Conn) Sent() int64 { return c.wire.sent.Load() }
 
 // wireBuffer is what goes to the kernel, and comes from it, at once. TLS would call it for each record of
 // 16 KiB.
-const wireBuffer = 256 << 10
+const wireBuffer = 320 << 10
 
 // wire is a TCP connection that gathers writes until flush, and reads ahead.
 type wire struct {
@@ -98,6 +98,16 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.out.Write(p)
+}
+
+// writeAll sends parts at once, without a copy of them.
+func (w *wire) writeAll(parts ...[]byte) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	n, err := (*net.Buffers)(&parts).WriteTo(w.Conn)
+	w.sent.Add(n)
+	return err
 }
 
 func (w *wire) flush() error {

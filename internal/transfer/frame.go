@@ -38,8 +38,8 @@ const (
 
 const (
 	streamFormat = 2
-	maxData      = 1 << 20  // bytes of data in a frame
-	maxPayload   = 16 << 20 // of any frame
+	maxData      = 256 << 10 // bytes of data in a frame: what it goes through stays in a core's cache
+	maxPayload   = 16 << 20  // of any frame
 )
 
 type hello struct {

@@ -75,7 +75,7 @@ func Pack(ctx context.Context, w io.Writer, spec Spec) (Stats, error) {
 	s := sender{
 		Spec:  spec,
 		ctx:   ctx,
-		out:   frameWriter{bufio.NewWriterSize(w, 2*maxData), newSums()},
+		out:   frameWriter{bufio.NewWriterSize(w, maxData+64), newSums()},
 		buf:   make([]byte, maxData),
 		start: time.Now(),
 	}
