@@ -115,7 +115,7 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		if o.Group == "" {
 			o.Group = saved.Group
 		}
-		if o.Transfer != "" && plan.Transfer(o.Transfer) != saved.Transfer {
+		if o.Transfer != "" && saved.Transfer != "" && plan.Transfer(o.Transfer) != saved.Transfer {
 			return &usageError{fmt.Errorf("--transfer %s: the saved plan has %s; make another one with `mqlift plan --transfer %[1]s -o FILE`", o.Transfer, saved.Transfer)}
 		}
 		o.Transfer = string(saved.Transfer)

@@ -192,7 +192,7 @@ func (s *session) observeForPlan(ctx context.Context) (*observe.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if lock := facts.Lock(); lock != nil && lock.Life == grouplock.Alive {
+	if lock := facts.Lock(); s.transfer == plan.Bastion || lock != nil && lock.Life == grouplock.Alive {
 		return facts, nil
 	}
 	return facts, facts.Reach(ctx, s.sources())
@@ -222,7 +222,7 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 // that the hosts could not be asked.
 func (s *session) fits(ctx context.Context, p *plan.Plan) error {
 	facts, err := s.observe(ctx)
-	if err == nil {
+	if err == nil && s.transfer != plan.Bastion {
 		err = facts.Reach(ctx, s.sources()) // the lock that is found is this run's own
 	}
 	if err != nil {

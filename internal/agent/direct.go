@@ -72,11 +72,9 @@ func CopyAgain(ctx context.Context, from, to *Agent, spec CopySpec, onProgress f
 			return r, err
 		}
 		var partial *transfer.PartialError
-		if errors.As(err, &partial) && partial.Complete > reached {
+		if errors.As(err, &partial) && partial.Complete > reached && len(spec.Logs) == 1 { // whose offset it is
 			reached, tries = partial.Complete, 0
-			for i := range spec.Logs {
-				spec.Logs[i].From = max(spec.Logs[i].From, reached)
-			}
+			spec.Logs[0].From = max(spec.Logs[0].From, reached)
 		}
 		if tries++; tries == fruitless {
 			return r, err
@@ -122,6 +120,25 @@ func newGuest(request []byte) *guest {
 	return &guest{r: r, w: w, stdin: io.MultiReader(bytes.NewReader(request), r)}
 }
 
+// beat is how often a guest is told that this machine is there, and unheard for how long it goes on without
+// that: a machine that is off or cut off ends no connection, and whoever takes the group over from it
+// (grouplock.SilentAfter) must not find its copies at work.
+const (
+	beat    = 2 * time.Second
+	unheard = 20 * time.Second
+)
+
+// beats tells the guest, until its verb has ended.
+func (g *guest) beats() {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for range tick.C {
+		if _, err := g.w.Write([]byte{'\n'}); err != nil {
+			return
+		}
+	}
+}
+
 // tell has a guest's pin told to another.
 func (g *guest) tell(other *guest) {
 	g.answer.onPin = func(pin string) {
@@ -137,32 +154,44 @@ func (g *guest) dismiss() { g.w.Close() }
 // visit runs a verb for a guest and waits for its answer.
 func visit[Result any](ctx context.Context, a *Agent, verb string, g *guest) (Result, error) {
 	var result Result
+	go g.beats()
 	err := a.run(ctx, verb, g.stdin, &g.answer)
 	g.r.CloseWithError(io.ErrClosedPipe)
 	return result, g.answer.decide(a.Host(), verb, err, &result)
 }
 
 // meet is the agent's side: it says its pin and returns what it is told of the other's. The context returned
-// ends with the input, which is open for as long as somebody wants the work done.
+// ends with the input, which is open for as long as somebody wants the work done, and when nothing comes in.
 func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (context.Context, Answer, error) {
 	s.write(document{Pin: id.Pin()})
 	ctx, cancel := context.WithCancelCause(ctx)
 	told := make(chan Answer, 1)
+	silence := time.AfterFunc(unheard, func() {
+		cancel(fmt.Errorf("%w: nothing was heard for %s from the machine that mqlift runs on", link.ErrBroken, unheard))
+	})
 	go func() {
-		var a Answer
-		line, err := s.in.ReadBytes('\n')
-		if err == nil {
-			err = json.Unmarshal(line, &a)
+		defer silence.Stop()
+		for {
+			line, err := s.in.ReadBytes('\n')
+			silence.Reset(unheard)
+			var a Answer
+			switch {
+			case errors.Is(err, io.EOF):
+				err = errDismissed
+			case err == nil && len(line) > 1: // not a beat
+				if err = json.Unmarshal(line, &a); err == nil {
+					select {
+					case told <- a:
+					default:
+						err = errors.New("it was told twice whom to meet")
+					}
+				}
+			}
+			if err != nil {
+				cancel(err)
+				return
+			}
 		}
-		if err == nil {
-			told <- a
-			io.Copy(io.Discard, s.in)
-			err = io.EOF
-		}
-		if errors.Is(err, io.EOF) {
-			err = errDismissed
-		}
-		cancel(err)
 	}()
 	select {
 	case a := <-told:

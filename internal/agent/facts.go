@@ -434,7 +434,7 @@ func portOf(port int, all []hostinfo.Listener) Port {
 
 // settle is for how long a port may be held by an agent, as by another run's that sees which hosts reach one
 // another, before it is called taken.
-const settle = 3 * time.Second
+const settle = 10 * time.Second
 
 func heldByAgent(p Port) bool {
 	for _, l := range p.Listeners {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -101,6 +102,41 @@ type reachPeer struct {
 // reachLimit is how long a host listens for the others: a bit longer than one of them may try to connect.
 const reachLimit = 7 * time.Second
 
+// sample is how many bytes a host sends to each other one: full packets, which may be lost where the few of a
+// handshake are not (a path with a smaller MTU whose routers keep silent about it).
+const sample = 256 << 10
+
+// call connects to the peer, sends the sample, and waits for the word that all of it has come.
+func (p reachPeer) call(ctx context.Context, id *link.Identity) error {
+	c, err := link.Dial(ctx, p.Address, id, p.Pin, link.Encrypted)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if _, err := c.Write(make([]byte, sample)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%s answers, but %d KiB do not arrive there", p.Address, sample>>10)
+		}
+		return err
+	}
+	return nil
+}
+
+// listenTo is the other end of a call.
+func listenTo(c *link.Conn) error {
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(reachLimit))
+	if _, err := io.CopyN(io.Discard, c, sample); err != nil {
+		return err
+	}
+	_, err := c.Write([]byte{1})
+	return err
+}
+
 // reach answers, by host, why it could not be reached; "" when it was.
 func reach(ctx context.Context, r reachRequest, s *session) (map[string]string, error) {
 	id, err := link.NewIdentity()
@@ -129,25 +165,23 @@ func reach(ctx context.Context, r reachRequest, s *session) (map[string]string, 
 	for _, p := range peers {
 		pins = append(pins, p.Pin)
 		dials.Go(func() {
-			c, err := link.Dial(ctx, p.Address, id, p.Pin, link.Encrypted)
+			err := p.call(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
 			told[p.Host] = ""
 			if err != nil {
 				told[p.Host] = err.Error()
-				return
 			}
-			c.Close()
 		})
 	}
 	if len(peers) == 0 {
 		close(all)
 	}
 	go l.Serve(ctx, pins, link.Encrypted, func(who int, c *link.Conn) {
-		c.Close()
+		err := listenTo(c)
 		mu.Lock()
 		defer mu.Unlock()
-		if seen[who] {
+		if err != nil || seen[who] {
 			return
 		}
 		seen[who] = true

@@ -2,6 +2,7 @@ package link
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -78,11 +79,24 @@ type wire struct {
 
 func newWire(tcp net.Conn) *wire {
 	if t, ok := tcp.(*net.TCPConn); ok {
-		t.SetKeepAliveConfig(keepAlive) // without it a lost host is noticed later, no more
+		t.SetKeepAliveConfig(keepAlive) // without them a lost host is noticed later, no more
+		setUserTimeout(t)
 	}
 	w := &wire{Conn: tcp, in: bufio.NewReaderSize(tcp, wireBuffer)}
 	w.out = bufio.NewWriterSize(counted{w}, wireBuffer)
 	return w
+}
+
+// within does a part of the handshake in its time, and no longer than ctx lasts.
+func (w *wire) within(ctx context.Context, do func() error) error {
+	w.SetDeadline(time.Now().Add(handshakeLimit))
+	stop := context.AfterFunc(ctx, func() { w.Close() })
+	err := do()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	w.SetDeadline(time.Time{})
+	return err
 }
 
 // counted writes to the TCP connection itself.

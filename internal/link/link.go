@@ -23,7 +23,7 @@ const (
 	handshakeLimit = 10 * time.Second
 	acceptWait     = 15 * time.Second
 	// A port that is taken is tried again for that long: another run's probe holds it for a moment.
-	takenLimit = 3 * time.Second
+	takenLimit = 10 * time.Second
 )
 
 // keepAlive finds a host that went without a word, after 10 s and three unanswered questions.
@@ -177,10 +177,13 @@ func (l *Listener) welcome(ctx context.Context, tcp net.Conn, pins []string, mod
 	if err := shake(ctx, t, w); err != nil {
 		return nil, 0, err
 	}
-	if _, err := t.Write([]byte{1}); err != nil {
-		return nil, 0, err
-	}
-	if err := w.flush(); err != nil {
+	err := w.within(ctx, func() error {
+		if _, err := t.Write([]byte{1}); err != nil {
+			return err
+		}
+		return w.flush()
+	})
+	if err != nil {
 		return nil, 0, err
 	}
 	c, err := newConn(w, t, mode)
@@ -209,7 +212,10 @@ func dial(ctx context.Context, address string, id *Identity, pin string, mode Mo
 	t := tls.Client(w, id.config([]string{pin}))
 	err = shake(ctx, t, w)
 	if err == nil {
-		_, err = io.ReadFull(t, make([]byte, 1))
+		err = w.within(ctx, func() error {
+			_, err := io.ReadFull(t, make([]byte, 1))
+			return err
+		})
 	}
 	if err != nil {
 		tcp.Close()

@@ -102,6 +102,12 @@ func (m *Member) Role() string {
 	return "master"
 }
 
+// mayStartAsPeer tells whether the host has a DLedger broker, also one that is down, or only its broker.conf,
+// or a broker that says nothing of itself.
+func (m *Member) mayStartAsPeer() bool {
+	return m.Role() == "dledger" || m.Found != nil || m.Live == nil && (m.Settings.DLedger || m.Process != nil || len(m.Others) > 0)
+}
+
 // LogMax is the end of the running broker's commit log, -1 when it is not known.
 func (m *Member) LogMax() int64 {
 	if m.Runtime == nil {
@@ -189,13 +195,17 @@ func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hos
 	return f, nil
 }
 
-// Reach tries which hosts reach one another at their Raft ports. Those whose port is taken are left out.
+// Reach tries which hosts reach one another at their Raft ports. Those whose port is taken are left out, and
+// where a DLedger peer may be about to start nothing is tried: it must find its port free.
 func (f *Facts) Reach(ctx context.Context, h Hosts) error {
+	if slices.ContainsFunc(f.Members, func(m Member) bool { return m.mayStartAsPeer() }) {
+		return nil
+	}
 	var stations []agent.Station
 	for i := range f.Members {
 		m := &f.Members[i]
 		free := slices.ContainsFunc(m.Host.Ports, func(p agent.Port) bool { return p.Port == m.Declared.RaftPort && p.Free })
-		if free && m.Role() != "dledger" {
+		if free {
 			stations = append(stations, agent.Station{Agent: h.Agents[m.Declared.Host], Address: m.Declared.RaftAddr(), Port: m.Declared.RaftPort})
 		}
 	}

@@ -306,6 +306,9 @@ func (e *StaleError) Error() string {
 			moved = append(moved, fmt.Sprintf("data from %s to %s was to go %s, and would now go %s", r.From, r.To, e.Plan.Way(r.From, r.To), e.Now.Way(r.From, r.To)))
 		}
 	}
+	if e.Plan.Transfer == "" {
+		moved = append(moved, "an older mqlift made it, which did not say how data goes between the hosts")
+	}
 	if len(moved) == 0 {
 		moved = []string{"the topology, the playbook or the release was changed"}
 	}

@@ -14,6 +14,7 @@ import (
 // copying is how data is brought from one host to another.
 type copying struct {
 	planned bool  // the way that the plan has for the two hosts; otherwise through this machine
+	secret  bool  // encrypted in any case
 	rate    int64 // bytes a second; 0: no limit
 }
 
@@ -27,23 +28,31 @@ func (e *Env) inService(receivers []*Node) copying {
 func (e *Env) copy(ctx context.Context, from, to *Node, how copying, spec agent.CopySpec, what string) (agent.CopyResult, error) {
 	spec.BytesPerSecond = how.rate
 	if route, ok := e.Plan.Route(from.Host, to.Host); ok && route.Direct && how.planned {
-		spec.Direct = &agent.Direct{Address: to.RaftAddr(), Port: to.RaftPort, Mode: e.Plan.Transfer.Mode()}
+		spec.Direct = &agent.Direct{Address: to.RaftAddr(), Port: to.RaftPort, Mode: e.mode(how)}
 	}
 	r, err := agent.CopyAgain(ctx, from.Agent, to.Agent, spec, e.progress(to.Host, what), func(err error) {
 		e.note(to.Host, "%v; once more, the same way", err)
 	})
 	if errors.Is(err, link.ErrBroken) {
-		err = fmt.Errorf("%w; the plan has the data go directly, and that is not changed in the middle: mend what lies between the hosts and apply again, which copies what is missing, or have it go through this machine (--transfer bastion)", err)
+		err = fmt.Errorf("%w; the plan has the data go directly, and that is not changed in the middle: mend what lies between the hosts and apply again, which copies what is missing, or make a plan that has it go through this machine (--transfer bastion)", err)
 	}
 	return r, err
 }
 
+// mode is what becomes of direct data.
+func (e *Env) mode(how copying) link.Mode {
+	if how.secret {
+		return link.Encrypted
+	}
+	return e.Plan.Transfer.Mode()
+}
+
 // way says how a copy's data came.
-func (e *Env) way(r agent.CopyResult) string {
+func (e *Env) way(how copying, r agent.CopyResult) string {
 	if r.Wire == 0 {
 		return "through this machine"
 	}
-	return fmt.Sprintf("directly, %s, in %s on the wire,", e.Plan.Transfer.Mode(), view.Bytes(r.Wire))
+	return fmt.Sprintf("directly, %s, in %s on the wire,", e.mode(how), view.Bytes(r.Wire))
 }
 
 // copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
@@ -52,6 +61,9 @@ func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying)
 	m := e.Master()
 	if err := n.Remote.MkdirAll(ctx, n.CommitLog, 0o755); err != nil {
 		return err
+	}
+	if from == to { // nothing to move, which needs no connection
+		how = copying{}
 	}
 	r, err := e.copy(ctx, m, n, how, agent.CopySpec{
 		FromRoot: m.CommitLog, ToRoot: n.CommitLog,
@@ -62,7 +74,7 @@ func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying)
 		return err
 	}
 	if r.Bytes > 0 {
-		e.action(n.Host, "%s of commit log received %s up to offset %d, at %s/s", view.Bytes(r.Bytes), e.way(r), to, view.Bytes(int64(r.Rate())))
+		e.action(n.Host, "%s of commit log received %s up to offset %d, at %s/s", view.Bytes(r.Bytes), e.way(how, r), to, view.Bytes(int64(r.Rate())))
 	}
 	for _, file := range r.MovedAway {
 		e.action(n.Host, "%s, which the master does not have, moved aside", file)
@@ -85,7 +97,7 @@ func (e *Env) copyTrees(ctx context.Context, from, to *Node, how copying, fromRo
 		FromRoot: fromRoot, ToRoot: toRoot, Trees: trees, Quarantine: e.aside(toRoot), Incoming: inside(toRoot),
 	}, "files")
 	if err == nil {
-		e.action(to.Host, "%d files, %s of data, received %s in %s, at %s/s", r.Files, view.Bytes(r.Bytes), e.way(r), toRoot, view.Bytes(int64(r.Rate())))
+		e.action(to.Host, "%d files, %s of data, received %s in %s, at %s/s", r.Files, view.Bytes(r.Bytes), e.way(how, r), toRoot, view.Bytes(int64(r.Rate())))
 	}
 	return err
 }

@@ -50,6 +50,8 @@ func (installRelease) Do(ctx context.Context, e *Env) error {
 			take = append(take, entry.Name())
 		}
 	}
+	how := e.inService(e.Fresh())
+	how.secret = true // conf/ may hold passwords
 	return e.each(ctx, e.Fresh(), func(ctx context.Context, n *Node) error {
 		if whole, err := e.installed(ctx, n); err != nil || whole {
 			return err
@@ -57,7 +59,7 @@ func (installRelease) Do(ctx context.Context, e *Env) error {
 		if err := n.Remote.MkdirAll(ctx, n.InstallDir, 0o755); err != nil {
 			return err
 		}
-		if err := e.copyTrees(ctx, m, n, e.inService(e.Fresh()), m.InstallDir, n.InstallDir, take); err != nil {
+		if err := e.copyTrees(ctx, m, n, how, m.InstallDir, n.InstallDir, take); err != nil {
 			return err
 		}
 		// The configuration came along as the master's; a broker must not be started with that here.

@@ -280,7 +280,7 @@ func (u *receiver) beginPart(p part) error {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			u.partial = slices.DeleteFunc(u.partial, func(name string) bool { return name == f.Name() })
-			u.complete = base + p.To
+			u.completeTo(base, p.To)
 			return nil
 		}
 		return nil
@@ -300,10 +300,18 @@ func (u *receiver) beginPart(p part) error {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		u.created = append(u.created, path)
-		u.complete = base + p.To
+		u.completeTo(base, p.To)
 		return nil
 	}
 	return nil
+}
+
+// completeTo notes how far the log is complete; a file that only waits for what comes after its end has none
+// of it.
+func (u *receiver) completeTo(base, to int64) {
+	if to > 0 {
+		u.complete = base + to
+	}
 }
 
 func (u *receiver) data(payload []byte) error {
