@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mqlift/internal/link"
@@ -388,4 +390,60 @@ func TestReachTellsWhoReachesWhom(t *testing.T) {
 	for _, port := range ports[:3] {
 		released(t, port)
 	}
+}
+
+// A machine that is cut off ends no connection: an agent that meets another one's goes on for as long as it
+// is spoken to.
+func TestAnAgentThatIsNotSpokenToEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuest([]byte("{}\n"))
+		in := bufio.NewReader(g.stdin)
+		if _, err := in.ReadBytes('\n'); err != nil { // the request
+			t.Fatal(err)
+		}
+		id, err := link.NewIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, s := openSession(t.Context(), io.Discard)
+		s.in = in
+		go g.beats()
+		go g.w.Write([]byte("\"pin\"\n"))
+		ctx, pin, err := meet[string](ctx, s, id)
+		if err != nil || pin != "pin" {
+			t.Fatalf("told %q, %v", pin, err)
+		}
+		time.Sleep(10 * unheard)
+		if err := context.Cause(ctx); err != nil {
+			t.Fatalf("spoken to, it ends: %v", err)
+		}
+		g.dismiss()
+		<-ctx.Done()
+		if err := context.Cause(ctx); !errors.Is(err, errDismissed) {
+			t.Errorf("its input ended, and it with %v", err)
+		}
+		s.finish(nil, nil)
+		time.Sleep(2 * beat) // the beats see that it has ended
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		id, err := link.NewIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, s := openSession(t.Context(), io.Discard)
+		s.in = bufio.NewReader(r)
+		go w.Write([]byte("\"pin\"\n"))
+		ctx, _, err = meet[string](ctx, s, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		<-ctx.Done()
+		if err := context.Cause(ctx); !errors.Is(err, link.ErrBroken) || time.Since(began) > unheard {
+			t.Errorf("silent, it ended after %s with %v", time.Since(began), err)
+		}
+		w.Close()
+		s.finish(nil, nil)
+	})
 }
