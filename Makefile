@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test faults lint fuzz
+.PHONY: build demo test faults bench lint fuzz
 
 build:
 	$(GO) build -trimpath -o bin/mqlift ./cmd/mqlift
@@ -31,6 +31,15 @@ faults: tools build
 	bin/faults -labs 2 $(if $(ROWS),-rows '$(ROWS)')
 	@if [ -n '$(ROWS)' ]; then :; elif [ "$$(id -u)" = 0 ]; then bin/faults -network -rows 'killed and back|disk fills|cable|links|4 MB/s|stalled'; \
 	else echo 'NOT RUN: the rows that need hosts of their own, since they need root' >&2; fi
+
+# How long writes and reads are away by hand, with rsync and with mqlift, and how fast stores are copied: on
+# real brokers on loopback, alternating, ROUNDS runs of each for stores of SIZES GiB. All samples go to
+# bin/bench.json. Three rounds of the default sizes take about an hour and 30 GiB of disk.
+SIZES ?= 0.25,1,4
+ROUNDS ?= 3
+bench: tools build
+	$(GO) build -o bin/bench ./e2e/bench
+	bin/bench -sizes $(SIZES) -rounds $(ROUNDS) -json bin/bench.json
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the network lab calls, for root on Debian; everyone else is told by the lab what is missing.
+# Installs what the network lab and the benchmark call, for root on Debian; everyone else is told by them what is missing.
 # The machine itself is to get no SSH server: Debian would start it, now and at every boot.
 set -eu
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
 PATH=$PATH:/usr/sbin:/sbin
 packages=
-for tool in sshd:openssh-server ssh:openssh-client ip:iproute2 nsenter:util-linux mkfs.ext4:e2fsprogs; do
+for tool in sshd:openssh-server ssh:openssh-client ip:iproute2 nsenter:util-linux mkfs.ext4:e2fsprogs rsync:rsync; do
     command -v "${tool%%:*}" >/dev/null || packages="$packages ${tool#*:}"
 done
 [ -n "$packages" ] || exit 0
