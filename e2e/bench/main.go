@@ -27,13 +27,13 @@ import (
 )
 
 type options struct {
-	binary, release, json, dir string
-	sizes                      string
-	rounds, messageSize        int
-	rate                       float64
-	logFileSize                int64
-	brokers, transfer          bool
-	out                        io.Writer
+	binary, release, json, dir, keep string
+	sizes                            string
+	rounds, messageSize              int
+	rate                             float64
+	logFileSize                      int64
+	brokers, transfer                bool
+	out                              io.Writer
 }
 
 func main() {
@@ -44,6 +44,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "runs of each procedure for each size")
 	flag.StringVar(&o.json, "json", "", "write all samples and medians to this file")
 	flag.StringVar(&o.dir, "dir", "", "where the stores are made, in a folder that is gone after the run (default: the temporary one)")
+	flag.StringVar(&o.keep, "keep", "", "keep each run's plan, journal, report and output in this folder")
 	flag.StringVar(&o.release, "release", lab.DefaultRelease, "RocketMQ release")
 	flag.IntVar(&o.messageSize, "message-size", 4096, "bytes of the messages that fill the stores")
 	flag.Int64Var(&o.logFileSize, "log-file-size", lab.DefaultLogFileSize, "bytes of a commit log file")
@@ -89,6 +90,11 @@ func (o options) bench(ctx context.Context) (err error) {
 	}
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return err
+	}
+	if o.keep != "" {
+		if o.keep, err = filepath.Abs(o.keep); err != nil {
+			return err
+		}
 	}
 	if _, err := os.Stat(o.binary); err != nil {
 		return fmt.Errorf("the mqlift to measure: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ const settled = 5 * time.Minute
 // run measures one procedure. The error says that there is no measurement; what the procedure did wrong is
 // in the sample.
 func (g *ground) run(ctx context.Context, o options, store string, p procedure, round int) (_ sample, err error) {
-	dir := filepath.Join(g.dir, "runs", strings.ReplaceAll(fmt.Sprintf("%s-%d-%s", store, round, p.name()), " ", "-"))
+	dir := filepath.Join(cmp.Or(o.keep, filepath.Join(g.dir, "runs")), strings.ReplaceAll(fmt.Sprintf("%s-%d-%s", store, round, p.name()), " ", "-"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return sample{}, err
 	}
@@ -98,6 +99,9 @@ func (g *ground) run(ctx context.Context, o options, store string, p procedure, 
 		err = t.settle(ctx, time.Now())
 	}
 	to := time.Now()
+	if werr := os.WriteFile(filepath.Join(dir, "output.log"), said.Bytes(), 0o644); werr != nil {
+		return sample{}, errors.Join(werr, err)
+	}
 	if err != nil && ctx.Err() == nil {
 		t.sample.Problem = fmt.Sprintf("%v\n%s", err, said.Bytes())
 	}
