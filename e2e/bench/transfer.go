@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"mqlift/internal/agent"
+	"mqlift/internal/link"
 	"mqlift/internal/remote"
 	"mqlift/internal/transfer"
 )
@@ -49,7 +51,8 @@ type method struct {
 
 const (
 	viaSCP, viaRsync, viaTCP = "scp -r", "rsync -a --sparse", "plain TCP"
-	viaMqlift                = "mqlift"
+	viaMqlift, viaPlain      = "mqlift", "mqlift --transfer plain"
+	viaBastion               = "mqlift --transfer bastion"
 )
 
 // copies measures the methods on files: a dense store and a typical sparse one for each size. The files
@@ -80,11 +83,24 @@ func (o options) copies(ctx context.Context, dir string, sizes []float64, r *res
 			return op.script(ctx, "rsync.sh", `RSYNC_RSH="ssh -F $SSH_CONFIG" exec rsync -a --sparse "$FROM/" "target:$TO/"`, map[string]string{"FROM": s.dir, "TO": to})
 		}},
 		{viaTCP, func(ctx context.Context, s files, to string) error { return copyOverTCP(ctx, s.dir, to) }},
-		{viaMqlift, func(ctx context.Context, s files, to string) error {
-			_, err := agent.Copy(ctx, source.Agent, target.Agent, agent.CopySpec{FromRoot: s.dir, ToRoot: to, Trees: s.trees,
-				Logs: []transfer.LogRange{{Dir: commitLog, FileSize: s.logFileSize, To: s.logEnd}}}, nil)
+	}
+	for _, way := range []struct {
+		name string
+		mode link.Mode // "": through this machine
+	}{{viaMqlift, link.Encrypted}, {viaPlain, link.Plain}, {viaBastion, ""}} {
+		all = append(all, method{way.name, func(ctx context.Context, s files, to string) error {
+			spec := agent.CopySpec{FromRoot: s.dir, ToRoot: to, Trees: s.trees,
+				Logs: []transfer.LogRange{{Dir: commitLog, FileSize: s.logFileSize, To: s.logEnd}}}
+			if way.mode != "" {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				spec.Direct = &agent.Direct{Address: fmt.Sprintf("127.0.0.1:%d", port), Port: port, Mode: way.mode}
+			}
+			_, err := agent.Copy(ctx, source.Agent, target.Agent, spec, nil)
 			return err
-		}},
+		}})
 	}
 	for _, size := range sizes {
 		for _, kind := range []string{"dense", "sparse"} {
@@ -110,6 +126,15 @@ func (o options) copies(ctx context.Context, dir string, sizes []float64, r *res
 		}
 	}
 	return nil
+}
+
+// freePort is one that nothing listens on.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 // copyWith copies a store once, and compares the copy.
@@ -182,23 +207,24 @@ func speeds(all []copied) (l []speed) {
 	return l
 }
 
-// printSpeeds prints how fast each method was, and how much faster than each of the others mqlift was.
+// printSpeeds prints how fast each method was, and how much faster than each of the others mqlift was, encrypted
+// and plain.
 func printSpeeds(w io.Writer, all []speed) {
 	if len(all) == 0 {
 		return
 	}
 	const mega = 1e6
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\nstore\tapparent\tallocated\tcopied with\ttook\tof apparent\ton the wire\tof allocated\tmqlift is faster\n")
+	fmt.Fprintf(t, "\nstore\tapparent\tallocated\tcopied with\ttook\tof apparent\ton the wire\tof allocated\tmqlift is faster\tplain is faster\n")
 	for _, s := range all {
-		faster := ""
+		faster := map[string]string{}
 		for _, m := range all {
-			if m.Store == s.Store && m.Kind == s.Kind && m.Method == viaMqlift && s.Method != viaMqlift {
-				faster = fmt.Sprintf("%.2f times", s.Took/m.Took)
+			if m.Store == s.Store && m.Kind == s.Kind && m.Method != s.Method {
+				faster[m.Method] = fmt.Sprintf("%.2f times", s.Took/m.Took)
 			}
 		}
-		fmt.Fprintf(t, "%s GiB %s\t%.0f MB\t%.0f MB\t%s\t%.2f s\t%.0f MB/s\t%.0f MB\t%.3f\t%s\n", s.Store, s.Kind, float64(s.Apparent)/mega, float64(s.Allocated)/mega, s.Method,
-			s.Took, s.Rate/mega, s.Wire/mega, s.Wire/float64(s.Allocated), faster)
+		fmt.Fprintf(t, "%s GiB %s\t%.0f MB\t%.0f MB\t%s\t%.2f s\t%.0f MB/s\t%.0f MB\t%.3f\t%s\t%s\n", s.Store, s.Kind, float64(s.Apparent)/mega, float64(s.Allocated)/mega, s.Method,
+			s.Took, s.Rate/mega, s.Wire/mega, s.Wire/float64(s.Allocated), faster[viaMqlift], faster[viaPlain])
 	}
 	t.Flush()
 }
