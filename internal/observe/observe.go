@@ -105,7 +105,7 @@ func (m *Member) Role() string {
 // mayStartAsPeer tells whether the host has a DLedger broker, also one that is down, or only its broker.conf,
 // or a broker that says nothing of itself.
 func (m *Member) mayStartAsPeer() bool {
-	return m.Role() == "dledger" || m.Found != nil || m.Live == nil && (m.Settings.DLedger || m.Process != nil || len(m.Others) > 0)
+	return m.Role() == "dledger" || m.Found != nil || m.Live == nil && (m.Settings.DLedger || m.Process != nil)
 }
 
 // LogMax is the end of the running broker's commit log, -1 when it is not known.

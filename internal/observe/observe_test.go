@@ -14,14 +14,14 @@ func TestWhereAPeerMayStart(t *testing.T) {
 		m    Member
 		want bool
 	}{
-		"an old master":                     {Member{Live: old, Process: &agent.RocketMQ{}}, false},
-		"a slave that is down":              {Member{Conf: &brokerconf.File{}}, false},
-		"a new host":                        {Member{}, false},
-		"a peer":                            {Member{Live: map[string]string{"enableDLegerCommitLog": "true"}}, true},
-		"a peer that is down":               {Member{Conf: &brokerconf.File{}, Settings: brokerconf.Settings{DLedger: true}}, true},
-		"an old master edited for DLedger":  {Member{Live: old, Found: &brokerconf.File{}}, true},
-		"a broker that does not answer":     {Member{Process: &agent.RocketMQ{}}, true},
-		"a broker on another configuration": {Member{Others: []agent.RocketMQ{{}}}, true},
+		"an old master":                    {Member{Live: old, Process: &agent.RocketMQ{}}, false},
+		"a slave that is down":             {Member{Conf: &brokerconf.File{}}, false},
+		"a new host":                       {Member{}, false},
+		"a peer":                           {Member{Live: map[string]string{"enableDLegerCommitLog": "true"}}, true},
+		"a peer that is down":              {Member{Conf: &brokerconf.File{}, Settings: brokerconf.Settings{DLedger: true}}, true},
+		"an old master edited for DLedger": {Member{Live: old, Found: &brokerconf.File{}}, true},
+		"a broker that does not answer":    {Member{Process: &agent.RocketMQ{}}, true},
+		"another group's broker beside":    {Member{Others: []agent.RocketMQ{{}}}, false},
 	} {
 		if got := c.m.mayStartAsPeer(); got != c.want {
 			t.Errorf("%s: %t", name, got)
