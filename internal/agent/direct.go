@@ -210,7 +210,7 @@ func receive(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	l, err := link.Listen(ctx, r.Direct.Port, id)
+	l, err := link.Listen(ctx, r.Direct.Port, id, settle)
 	if err != nil {
 		return transfer.Stats{}, err
 	}

@@ -99,6 +99,9 @@ type reachPeer struct {
 	Pin     string `json:"pin"`
 }
 
+// turn is how long a host waits for its port while others try the same, who may wait for one that is held here.
+const turn = 2 * time.Second
+
 // reachLimit is how long a host listens for the others: a bit longer than one of them may try to connect.
 const reachLimit = 7 * time.Second
 
@@ -143,7 +146,7 @@ func reach(ctx context.Context, r reachRequest, s *session) (map[string]string, 
 	if err != nil {
 		return nil, err
 	}
-	l, err := link.Listen(ctx, r.Port, id)
+	l, err := link.Listen(ctx, r.Port, id, turn)
 	if err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func kinds() []kind {
 		typed[StillRunningError]("still running"),
 		typed[store.RangeError]("range"),
 		typed[transfer.MissingError]("missing log"), typed[transfer.ExtraError]("extra files"),
-		sentinel("dismissed", errDismissed), sentinel("link", link.ErrBroken),
+		sentinel("dismissed", errDismissed), sentinel("link", link.ErrBroken), sentinel("taken", link.ErrTaken),
 		sentinel("stream source", transfer.ErrSource), sentinel("stream truncated", transfer.ErrTruncated),
 		sentinel("stream corrupt", transfer.ErrCorrupt),
 		sentinel("no space", syscall.ENOSPC), sentinel("not exist", fs.ErrNotExist),

@@ -22,8 +22,6 @@ const (
 	connectLimit   = 5 * time.Second
 	handshakeLimit = 10 * time.Second
 	acceptWait     = 15 * time.Second
-	// A port that is taken is tried again for that long: another run's probe holds it for a moment.
-	takenLimit = 10 * time.Second
 )
 
 // keepAlive finds a host that went without a word, after 10 s and three unanswered questions.
@@ -52,9 +50,13 @@ type Listener struct {
 	id  *Identity
 }
 
-// Listen takes a port on all addresses, as the Raft peer will.
-func Listen(ctx context.Context, port int, id *Identity) (*Listener, error) {
-	ctx, cancel := context.WithTimeout(ctx, takenLimit)
+// ErrTaken says that another program listens on the port.
+var ErrTaken = errors.New("is taken")
+
+// Listen takes a port on all addresses, as the Raft peer will. One that is taken is tried again for some time:
+// whoever sees which hosts reach one another holds it for a moment. Then the error is ErrTaken.
+func Listen(ctx context.Context, port int, id *Identity, limit time.Duration) (*Listener, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		tcp, err := net.Listen("tcp", ":"+strconv.Itoa(port))
@@ -66,7 +68,7 @@ func Listen(ctx context.Context, port int, id *Identity) (*Listener, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("port %d, over which the data is to come, is taken: %w", port, err)
+			return nil, fmt.Errorf("port %d, over which the data is to come, %w: %w", port, ErrTaken, err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

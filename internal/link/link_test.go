@@ -30,7 +30,7 @@ func identity(t testing.TB) *link.Identity {
 // target listens and has an address to connect to.
 func target(t testing.TB, id *link.Identity) (*link.Listener, string) {
 	t.Helper()
-	l, err := link.Listen(t.Context(), 0, id)
+	l, err := link.Listen(t.Context(), 0, id, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,12 +219,12 @@ func TestAPortThatIsTakenIsNamed(t *testing.T) {
 	port, _ := strconv.Atoi(text)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err := link.Listen(ctx, port, identity(t))
+	_, err := link.Listen(ctx, port, identity(t), time.Second)
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "port "+text) {
 		t.Errorf("got %v", err)
 	}
 	l.Close()
-	again, err := link.Listen(t.Context(), port, identity(t))
+	again, err := link.Listen(t.Context(), port, identity(t), 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"path"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"mqlift/internal/agent"
 	"mqlift/internal/brokerconf"
 	"mqlift/internal/grouplock"
+	"mqlift/internal/link"
 	"mqlift/internal/rocketmq"
 	"mqlift/internal/topology"
 )
@@ -212,9 +214,20 @@ func (f *Facts) Reach(ctx context.Context, h Hosts) error {
 	if len(stations) < 2 {
 		return nil
 	}
-	var err error
-	f.Reached, err = agent.Reach(ctx, stations)
-	return err
+	for try := 1; ; try++ {
+		var err error
+		f.Reached, err = agent.Reach(ctx, stations)
+		met := slices.ContainsFunc(f.Reached, func(r agent.Reached) bool { return errors.Is(r.Err, link.ErrTaken) })
+		if err != nil || !met || try == 4 {
+			return err
+		}
+		// Two who try it at once wait for one another's ports.
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(rand.N(2 * time.Second)):
+		}
+	}
 }
 
 // goGroups asks a broker which of its consumer groups have clients in Go.

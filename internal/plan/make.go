@@ -259,13 +259,7 @@ func (p *Plan) predict() {
 func fingerprint(in Input, p *Plan) (string, error) {
 	h := sha256.New()
 	enc := json.NewEncoder(h)
-	var direct []Route // not why others are not: an error's text may differ from time to time
-	for _, r := range p.Routes {
-		if r.Direct {
-			direct = append(direct, r)
-		}
-	}
-	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members, p.Transfer, direct} {
+	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members, p.Transfer} {
 		if err := enc.Encode(v); err != nil {
 			return "", fmt.Errorf("plan: %w", err)
 		}
@@ -302,8 +296,8 @@ func (e *StaleError) Error() string {
 		}
 	}
 	for _, r := range e.Plan.Routes {
-		if now, ok := e.Now.Route(r.From, r.To); ok && now.Direct != r.Direct {
-			moved = append(moved, fmt.Sprintf("data from %s to %s was to go %s, and would now go %s", r.From, r.To, e.Plan.Way(r.From, r.To), e.Now.Way(r.From, r.To)))
+		if now, ok := e.Now.Route(r.From, r.To); ok && r.Direct && !now.Direct {
+			moved = append(moved, fmt.Sprintf("data from %s to %s was to go directly, which is not possible now: %s", r.From, r.To, now.Why))
 		}
 	}
 	if e.Plan.Transfer == "" {
@@ -316,9 +310,14 @@ func (e *StaleError) Error() string {
 		e.Plan.Created.Format(time.RFC3339), e.Plan.Fingerprint, strings.Join(moved, "; "))
 }
 
-// CheckFresh compares a saved plan with one made now.
+// CheckFresh compares a saved plan with one made now. That data could go directly where it is planned to go
+// through this machine is no reason to refuse it.
 func CheckFresh(saved, now *Plan) error {
-	if saved.Fingerprint != now.Fingerprint {
+	blocked := slices.ContainsFunc(saved.Routes, func(r Route) bool {
+		n, ok := now.Route(r.From, r.To)
+		return r.Direct && ok && !n.Direct
+	})
+	if blocked || saved.Fingerprint != now.Fingerprint {
 		return &StaleError{Plan: saved, Now: now}
 	}
 	return nil

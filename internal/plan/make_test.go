@@ -284,8 +284,6 @@ var moves = map[string]struct {
 	"a Raft port": {func(g *group) {
 		g.declare(strings.Replace(topologyText, "peer: n2", "peer: n2, raftPort: 40912", 1))
 	}, "the topology, the playbook or the release was changed"},
-	"a way between two hosts": {func(g *group) { g.wall("host-a", "host-c") },
-		"data from host-a to host-c was to go directly, encrypted, and would now go through this machine"},
 	"a name server": {func(g *group) {
 		g.declare(strings.Replace(topologyText, ", 192.168.0.221:9876", "", 1))
 	}, "the topology, the playbook or the release was changed"},

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 
@@ -84,6 +85,19 @@ func TestAnotherReasonMakesNoPlanStale(t *testing.T) {
 		}
 	}
 	if err := plan.CheckFresh(a.plan(), b.plan()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A way that opens makes no plan stale, one that closes does.
+func TestAWayThatClosesMakesAPlanStale(t *testing.T) {
+	open, closed := healthy(t), healthy(t)
+	closed.wall("host-a", "host-c")
+	if err := plan.CheckFresh(closed.plan(), open.plan()); err != nil {
+		t.Error(err)
+	}
+	var stale *plan.StaleError
+	if err := plan.CheckFresh(open.plan(), closed.plan()); !errors.As(err, &stale) || !strings.Contains(err.Error(), "from host-a to host-c was to go directly, which is not possible now: ") {
 		t.Error(err)
 	}
 }

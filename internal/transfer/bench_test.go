@@ -146,7 +146,7 @@ func linkCopy(ctx context.Context, from, to string, end int64, mode link.Mode) e
 	if err != nil {
 		return err
 	}
-	l, err := link.Listen(ctx, 0, b)
+	l, err := link.Listen(ctx, 0, b, time.Second)
 	if err != nil {
 		return err
 	}
