@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -79,7 +80,7 @@ func (h *Host) Upload(ctx context.Context, file string, r io.Reader, perm fs.Fil
 
 func (h *Host) replace(ctx context.Context, doing, file string, r io.Reader, perm fs.FileMode, keep bool) error {
 	return h.withSFTP(ctx, doing, func(s *sftpSession) error {
-		return s.replace(ctx, file, r, perm, keep)
+		return s.full(path.Dir(file), s.replace(ctx, file, r, perm, keep))
 	})
 }
 
@@ -264,7 +265,7 @@ func (h *Host) MkdirAll(ctx context.Context, dir string, perm fs.FileMode) error
 				if info, serr := s.Stat(d); serr == nil && info.IsDir() {
 					continue
 				}
-				return fmt.Errorf("mkdir %s: %w", d, err)
+				return fmt.Errorf("mkdir %s: %w", d, s.full(path.Dir(d), err))
 			}
 			if err := s.Chmod(d, perm); err != nil {
 				return fmt.Errorf("chmod %s: %w", d, err)
@@ -272,6 +273,21 @@ func (h *Host) MkdirAll(ctx context.Context, dir string, perm fs.FileMode) error
 		}
 		return nil
 	})
+}
+
+// full adds to a failure that the file system is full, where the server can tell (statvfs@openssh.com): SFTP
+// has one code for that and all else that has none of its own, SSH_FX_FAILURE.
+func (s *sftpSession) full(dir string, err error) error {
+	var status *sftp.StatusError
+	if !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure {
+		return err
+	}
+	const fewBlocks = 16 // a folder or a small file may take more than one
+	st, verr := s.StatVFS(dir)
+	if verr == nil && (st.Bavail < fewBlocks || st.Files > 0 && st.Favail == 0) {
+		return fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+	}
+	return err
 }
 
 // Rename moves a file or directory within a file system, over an existing file if there is one.
