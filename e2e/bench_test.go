@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/diag"
 	"mqlift/internal/lab"
 	"mqlift/internal/message"
@@ -98,19 +99,7 @@ func must(t *testing.T, err error) {
 // eventually waits until f has no more to object.
 func eventually(t *testing.T, limit time.Duration, what string, f func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	for {
-		err := f(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited %s for %s: %v", limit, what, err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	must(t, wait.Until(t.Context(), limit, what, f))
 }
 
 func (b *bench) host(name string) lab.Host {

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -18,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mqlift/e2e/refcase"
+	"mqlift/e2e/sparse"
+	"mqlift/e2e/wait"
 	"mqlift/internal/lab"
 	"mqlift/internal/message"
 	"mqlift/internal/probe"
@@ -128,14 +128,14 @@ func (g *ground) fill(ctx context.Context, name string, size int64) error {
 			for sending.Err() == nil {
 				n := next.Add(1) - 1
 				// A broker that is short of memory pages refuses for a moment.
-				if err := until(ctx, time.Minute, "the broker to take messages", func(ctx context.Context) error { return g.send(ctx, int(n)) }); err != nil {
+				if err := wait.Until(ctx, time.Minute, "the broker to take messages", func(ctx context.Context) error { return g.send(ctx, int(n)) }); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	err := until(ctx, time.Hour, "the store to be filled", func(ctx context.Context) error {
+	err := wait.Until(ctx, time.Hour, "the store to be filled", func(ctx context.Context) error {
 		info, err := g.broker(master).RuntimeInfo(ctx)
 		if err != nil {
 			return err
@@ -160,7 +160,7 @@ func (g *ground) fill(ctx context.Context, name string, size int64) error {
 		}
 	}
 	for _, role := range []int{master, slave} {
-		if err := copyTree(ctx, g.host(role).InstallDir, g.kept(name, role)); err != nil {
+		if err := sparse.Copy(ctx, g.host(role).InstallDir, g.kept(name, role)); err != nil {
 			return err
 		}
 	}
@@ -182,7 +182,7 @@ func (g *ground) begin(ctx context.Context, name string) (start time.Duration, e
 			return 0, err
 		}
 		if role != empty {
-			if err := copyTree(ctx, g.kept(name, role), h.InstallDir); err != nil {
+			if err := sparse.Copy(ctx, g.kept(name, role), h.InstallDir); err != nil {
 				return 0, err
 			}
 		}
@@ -215,7 +215,7 @@ func (g *ground) start(ctx context.Context, role int) error {
 
 // serves waits until a host's broker answers a look-up of the oldest message.
 func (g *ground) serves(ctx context.Context, role int) error {
-	return until(ctx, 10*time.Minute, "the broker on "+g.host(role).Name+" to serve", func(ctx context.Context) error {
+	return wait.Until(ctx, 10*time.Minute, "the broker on "+g.host(role).Name+" to serve", func(ctx context.Context) error {
 		found, err := g.broker(role).QueryByKey(ctx, fillTopic, probe.NumberedKey(fillPrefix, 0), 1, time.Time{}, time.Time{})
 		if err == nil && len(found) == 0 {
 			err = errors.New("the first message is not found")
@@ -226,7 +226,7 @@ func (g *ground) serves(ctx context.Context, role int) error {
 
 func (g *ground) registered(ctx context.Context, role int) error {
 	h := g.host(role)
-	return until(ctx, 2*time.Minute, "the broker on "+h.Name+" to be registered", func(ctx context.Context) error {
+	return wait.Until(ctx, 2*time.Minute, "the broker on "+h.Name+" to be registered", func(ctx context.Context) error {
 		for _, ns := range g.NameServers() {
 			info, err := g.client.NameServers([]string{ns}).ClusterInfoAt(ctx, ns)
 			if err != nil {
@@ -243,7 +243,7 @@ func (g *ground) registered(ctx context.Context, role int) error {
 // slaveFollows waits until the slave holds what the master held when it was asked.
 func (g *ground) slaveFollows(ctx context.Context) error {
 	want := int64(-1)
-	return until(ctx, 10*time.Minute, "the slave to follow the master", func(ctx context.Context) error {
+	return wait.Until(ctx, 10*time.Minute, "the slave to follow the master", func(ctx context.Context) error {
 		for _, role := range []int{master, slave} {
 			if role == master && want >= 0 {
 				continue
@@ -304,41 +304,11 @@ func (g *ground) signal(ctx context.Context, role int, s syscall.Signal) error {
 	if err != nil || len(pids) == 0 {
 		return err
 	}
-	return until(ctx, 2*time.Minute, "the broker on "+g.host(role).Name+" to end", func(ctx context.Context) error {
+	return wait.Until(ctx, 2*time.Minute, "the broker on "+g.host(role).Name+" to end", func(ctx context.Context) error {
 		pids, err := g.brokers(ctx, role)
 		if err == nil && len(pids) > 0 {
 			err = fmt.Errorf("process %d runs", pids[0])
 		}
 		return err
 	})
-}
-
-// copyTree copies a folder to one that is not there, holes as holes.
-func copyTree(ctx context.Context, from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	out, err := exec.CommandContext(ctx, "cp", "-a", "--sparse=always", from, to).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("copying %s: %w: %s", from, err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// until asks f again and again until it has no more to object, and gives up after limit with what it said
-// last.
-func until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		err := f(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

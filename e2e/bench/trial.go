@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mqlift/e2e/refcase"
+	"mqlift/e2e/wait"
 	"mqlift/internal/probe"
 )
 
@@ -204,7 +205,7 @@ func (g *ground) election(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	h := g.host(empty)
-	err := until(ctx, 2*time.Minute, "the second peer to listen", func(ctx context.Context) error {
+	err := wait.Until(ctx, 2*time.Minute, "the second peer to listen", func(ctx context.Context) error {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(h.Address, strconv.Itoa(h.RaftPort)))
 		if err == nil {
 			c.Close()

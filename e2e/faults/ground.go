@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/message"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
@@ -152,7 +153,7 @@ func (g *ground) signal(ctx context.Context, r role, kind string, s syscall.Sign
 
 // gone waits until no process of a kind is left on a host.
 func (g *ground) gone(ctx context.Context, r role, kind string) error {
-	return until(ctx, time.Minute, "the "+kind+" to be gone", func(ctx context.Context) error {
+	return wait.Until(ctx, time.Minute, "the "+kind+" to be gone", func(ctx context.Context) error {
 		pids, err := g.pids(r, kind)
 		if err == nil && len(pids) > 0 {
 			err = fmt.Errorf("%v run", pids)
@@ -217,7 +218,7 @@ func (g *ground) nameServers(ctx context.Context) error {
 		if err := g.startNameServer(ctx, r); err != nil {
 			return err
 		}
-		if err := until(ctx, time.Minute, "the name server on "+h.Name+" to answer", answers); err != nil {
+		if err := wait.Until(ctx, time.Minute, "the name server on "+h.Name+" to answer", answers); err != nil {
 			return err
 		}
 	}
@@ -227,7 +228,7 @@ func (g *ground) nameServers(ctx context.Context) error {
 // registered waits until all name servers give a host's broker with an id.
 func (g *ground) registered(ctx context.Context, r role, id int64) error {
 	addr := g.member(r).Addr
-	return until(ctx, 2*time.Minute, "the broker on "+g.member(r).Name+" to be registered", func(ctx context.Context) error {
+	return wait.Until(ctx, 2*time.Minute, "the broker on "+g.member(r).Name+" to be registered", func(ctx context.Context) error {
 		for _, ns := range g.NameServers() {
 			info, err := g.client.NameServers([]string{ns}).ClusterInfoAt(ctx, ns)
 			if err != nil {
@@ -251,7 +252,7 @@ func (g *ground) slaveFollows(ctx context.Context) error {
 		return info.CommitLogMaxOffset()
 	}
 	want := int64(-1)
-	return until(ctx, 2*time.Minute, "the slave to follow the master", func(ctx context.Context) (err error) {
+	return wait.Until(ctx, 2*time.Minute, "the slave to follow the master", func(ctx context.Context) (err error) {
 		if want < 0 {
 			if want, err = end(ctx, master); err != nil {
 				want = -1
@@ -288,22 +289,4 @@ func (g *ground) bugs() ([]string, error) {
 		}
 	}
 	return found, nil
-}
-
-// until asks f again and again until it has no more to object, and gives up after limit with what it
-// said last.
-func until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		err := f(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited %s for %s: %w", limit, what, err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }

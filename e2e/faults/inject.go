@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"mqlift/e2e/sparse"
 	"mqlift/internal/dledger"
 	"mqlift/internal/lab"
 	"mqlift/internal/run"
@@ -337,7 +338,7 @@ func ownDisks(hosts ...role) action {
 			if !there {
 				continue
 			}
-			if err := errors.Join(copyTree(ctx, was+"/.", log), os.RemoveAll(was), t.startBroker(ctx, h)); err != nil {
+			if err := errors.Join(sparse.Copy(ctx, was+"/.", log), os.RemoveAll(was), t.startBroker(ctx, h)); err != nil {
 				return err
 			}
 			if err := t.registered(ctx, h, int64(h)); err != nil {

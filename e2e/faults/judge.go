@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/rocketmq"
 )
 
@@ -44,7 +45,7 @@ func (g *ground) oldGroup(ctx context.Context) (map[string]string, error) {
 // isBack expects the old group as it was: files, roles, routes that allow sends, a slave that follows,
 // and nothing on the empty host.
 func (t *trial) isBack(ctx context.Context) error {
-	err := until(ctx, time.Minute, "files, settings and roles to be as before", func(ctx context.Context) error {
+	err := wait.Until(ctx, time.Minute, "files, settings and roles to be as before", func(ctx context.Context) error {
 		now, err := t.oldGroup(ctx)
 		if err != nil {
 			return err
@@ -94,7 +95,7 @@ func (t *trial) unlocked(ctx context.Context) error {
 			return fmt.Errorf("%s is still locked (%v)", h.Name, err)
 		}
 		// A host learns of a connection that a pulled cable took when it sends, as late again as the cable was out.
-		err := until(ctx, time.Minute, "helper programs to be gone from "+h.Name, func(context.Context) error {
+		err := wait.Until(ctx, time.Minute, "helper programs to be gone from "+h.Name, func(context.Context) error {
 			left, err := filepath.Glob(filepath.Join(h.Tmp, "mqlift.*"))
 			if err == nil && len(left) > 0 {
 				err = fmt.Errorf("its temporary folder holds %v", left)

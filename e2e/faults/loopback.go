@@ -1,18 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"mqlift/e2e/sparse"
 	"mqlift/internal/lab"
 )
 
@@ -43,7 +42,7 @@ func (l *local) keep(ctx context.Context) error {
 		if h.Role == "" {
 			continue
 		}
-		if err := copyTree(ctx, h.InstallDir, filepath.Join(l.kept, h.Name)); err != nil {
+		if err := sparse.Copy(ctx, h.InstallDir, filepath.Join(l.kept, h.Name)); err != nil {
 			return err
 		}
 	}
@@ -62,21 +61,9 @@ func (l *local) reset(ctx context.Context) error {
 		if h.Role == "" {
 			continue
 		}
-		if err := copyTree(ctx, filepath.Join(l.kept, h.Name), h.InstallDir); err != nil {
+		if err := sparse.Copy(ctx, filepath.Join(l.kept, h.Name), h.InstallDir); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// copyTree copies a folder to one that is not there, holes as holes.
-func copyTree(ctx context.Context, from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	out, err := exec.CommandContext(ctx, "cp", "-a", "--sparse=always", from, to).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("copying %s: %w: %s", from, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"mqlift/e2e/wait"
 )
 
 // Kind is what a process of RocketMQ is.
@@ -141,7 +143,7 @@ func (l *Lab) registered(ctx context.Context, nameServer string) (map[string]int
 func (l *Lab) awaitProcess(ctx context.Context, h Host, kind Kind, what string, f func(context.Context) error) error {
 	seen, since := false, time.Now()
 	var ended error
-	err := await(ctx, 2*time.Minute, what, func(ctx context.Context) error {
+	err := wait.Until(ctx, 2*time.Minute, what, func(ctx context.Context) error {
 		err := f(ctx)
 		if err == nil {
 			return nil
@@ -247,7 +249,7 @@ func (l *Lab) end(ctx context.Context, name string, kind Kind, signal syscall.Si
 	if err := l.Signal(name, kind, signal); err != nil {
 		return err
 	}
-	return await(ctx, time.Minute, fmt.Sprintf("the %s on %s to end", kind, name), func(context.Context) error {
+	return wait.Until(ctx, time.Minute, fmt.Sprintf("the %s on %s to end", kind, name), func(context.Context) error {
 		pids, err := l.PIDs(name, kind)
 		if err == nil && len(pids) > 0 {
 			err = fmt.Errorf("process %v is there", pids)

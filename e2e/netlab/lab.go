@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/lab"
 	"mqlift/internal/rocketmq"
 )
@@ -292,7 +293,7 @@ func (l *Lab) Boot(ctx context.Context, name string) error {
 	if hidden { // nobody can see whether it is there
 		return nil
 	}
-	return await(ctx, 30*time.Second, "the SSH server of "+name, func(ctx context.Context) error {
+	return wait.Until(ctx, 30*time.Second, "the SSH server of "+name, func(ctx context.Context) error {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(h.Address, strconv.Itoa(SSHPort)))
 		if err == nil {
 			conn.Close()
@@ -400,21 +401,4 @@ func (l *Lab) Down() error {
 		return fmt.Errorf("ending the network lab: %w", err)
 	}
 	return os.RemoveAll(l.dir)
-}
-
-// await asks f again and again until it returns nil, and after limit gives up with what f said last.
-func await(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		err := f(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/probe"
 )
 
@@ -162,7 +163,7 @@ func (c *Consumer) Gap(from, to time.Time) time.Duration {
 // Await waits until the application was given everything, and returns the count in any case.
 func (c *Consumer) Await(ctx context.Context, limit time.Duration, acked []probe.Entry) Consumed {
 	var r Consumed
-	_ = until(ctx, limit, "all to be consumed", func(context.Context) error { // the count says what is missing
+	_ = wait.Until(ctx, limit, "all to be consumed", func(context.Context) error { // the count says what is missing
 		if r = c.Count(acked); len(r.Unseen) > 0 {
 			return fmt.Errorf("%d are not", len(r.Unseen))
 		}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"mqlift/e2e/wait"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
 )
@@ -106,7 +107,7 @@ func Up(ctx context.Context, on Ground, o Options) (_ *Case, err error) {
 
 // routed waits until the name servers give the topic, which follows the broker's registration.
 func (c *Case) routed(ctx context.Context) error {
-	return until(ctx, 30*time.Second, "a route to "+Topic, func(ctx context.Context) error {
+	return wait.Until(ctx, 30*time.Second, "a route to "+Topic, func(ctx context.Context) error {
 		_, err := c.client.NameServers(c.NameServers).Route(ctx, Topic)
 		return err
 	})
@@ -115,7 +116,7 @@ func (c *Case) routed(ctx context.Context) error {
 // replicated waits until the slave has what the master has: a slave that has just started connects to
 // its master's HA port only some seconds later.
 func (c *Case) replicated(ctx context.Context) error {
-	return until(ctx, 60*time.Second, "the slave to follow the master", func(ctx context.Context) error {
+	return wait.Until(ctx, 60*time.Second, "the slave to follow the master", func(ctx context.Context) error {
 		var end [2]int64
 		for i, broker := range []string{c.Master().Broker, c.Slave().Broker} {
 			info, err := c.client.Broker(broker).RuntimeInfo(ctx)
@@ -131,23 +132,6 @@ func (c *Case) replicated(ctx context.Context) error {
 		}
 		return nil
 	})
-}
-
-// until asks f again and again until it returns nil, and after limit gives up with what f said last.
-func until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		err := f(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // StateDir is where mqlift keeps its journals in this case.
