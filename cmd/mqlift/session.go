@@ -180,10 +180,8 @@ func (s *session) Close() error {
 }
 
 func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
-	return observe.Group(ctx, s.topology, s.group, s.sources())
+	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})
 }
-
-func (s *session) sources() observe.Hosts { return observe.Hosts{Agents: s.agents, Client: s.client} }
 
 // observeForPlan looks, besides, whether data can go directly from host to host. That takes the Raft ports
 // for a moment, which a run that is going on may need.
@@ -192,10 +190,18 @@ func (s *session) observeForPlan(ctx context.Context) (*observe.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if lock := facts.Lock(); s.transfer == plan.Bastion || lock != nil && lock.Life == grouplock.Alive {
+	if lock := facts.Lock(); lock != nil && lock.Life == grouplock.Alive {
 		return facts, nil
 	}
-	return facts, facts.Reach(ctx, s.sources())
+	return facts, s.reach(ctx, facts)
+}
+
+// reach looks which hosts reach one another, where that decides the way of the data.
+func (s *session) reach(ctx context.Context, facts *observe.Facts) error {
+	if s.transfer == plan.Bastion {
+		return nil
+	}
+	return facts.Reach(ctx, s.agents)
 }
 
 // plan makes the plan that fits what is true now. What stands in its way is refused, as by check, also
@@ -222,8 +228,8 @@ func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 // that the hosts could not be asked.
 func (s *session) fits(ctx context.Context, p *plan.Plan) error {
 	facts, err := s.observe(ctx)
-	if err == nil && s.transfer != plan.Bastion {
-		err = facts.Reach(ctx, s.sources()) // the lock that is found is this run's own
+	if err == nil {
+		err = s.reach(ctx, facts) // the lock that is found is this run's own
 	}
 	if err != nil {
 		return err

@@ -1,19 +1,9 @@
-#!/bin/sh
 # The procedure as people do it by hand: stop everything, copy the installation with its store to the
 # third host, add the settings, copy store/config, start.
 #
 # From the environment: SSH_CONFIG; DIR_A, DIR_B and DIR_C, the installations on host-a (master), host-b
 # (slave) and host-c (nothing yet); PEERS as dLegerPeers has them; PORT_C, where host-c's broker listens.
-set -eu
-
-on() {
-    host=$1 && shift
-    ssh -F "$SSH_CONFIG" "$host" "$@"
-}
-
-stop() { # HOST DIR
-    on "$1" "pid=\$($2/bin/mqshutdown broker | tr -dc 0-9) && [ -n \"\$pid\" ] && while kill -0 \$pid 2>/dev/null; do sleep 0.1; done"
-}
+# hosts.sh comes before it.
 
 settings() { # HOST DIR ID
     on "$1" "cd $2 && mkdir -p store/dledger_store/config && cp store/config/* store/dledger_store/config/ && cat >>conf/broker.conf" <<END

@@ -7,6 +7,11 @@ import (
 	"strings"
 )
 
+// hostsScript is what the scripts of the hand procedures begin with.
+//
+//go:embed hosts.sh
+var hostsScript string
+
 //go:embed by-hand.sh
 var byHandScript string
 
@@ -16,7 +21,7 @@ type byHand struct{}
 func (byHand) name() string { return "by hand" }
 
 func (byHand) upgrade(ctx context.Context, t *trial) error {
-	return t.ground.operator.script(ctx, "by-hand.sh", byHandScript, t.ground.scriptEnv())
+	return t.ground.operator.script(ctx, "by-hand.sh", hostsScript+byHandScript, t.ground.scriptEnv())
 }
 
 // scriptEnv is what the scripts of the hand procedures want to know.

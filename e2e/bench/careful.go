@@ -14,5 +14,5 @@ type careful struct{}
 func (careful) name() string { return "rsync twice" }
 
 func (careful) upgrade(ctx context.Context, t *trial) error {
-	return t.ground.operator.script(ctx, "careful.sh", carefulScript, t.ground.scriptEnv())
+	return t.ground.operator.script(ctx, "careful.sh", hostsScript+carefulScript, t.ground.scriptEnv())
 }

@@ -1,19 +1,8 @@
-#!/bin/sh
 # The procedure of a careful operator, without other tools than rsync: the slave and the third host get
 # the master's commit log while the master serves; then the master is stopped, and only what has
 # changed since is copied. As DLedger's guide says, all three get the same commit log, and config.
 #
-# From the environment: as in by-hand.sh.
-set -eu
-
-on() {
-    host=$1 && shift
-    ssh -F "$SSH_CONFIG" "$host" "$@"
-}
-
-stop() { # HOST DIR
-    on "$1" "pid=\$($2/bin/mqshutdown broker | tr -dc 0-9) && [ -n \"\$pid\" ] && while kill -0 \$pid 2>/dev/null; do sleep 0.1; done"
-}
+# From the environment: as in by-hand.sh. hosts.sh comes before it.
 
 bring() { # FOLDER, from the master to both others
     on host-a "RSYNC_RSH='ssh -F $SSH_CONFIG' rsync -a --sparse --delete $DIR_A/store/$1/ host-b:$DIR_B/store/$1/" &

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -72,13 +73,12 @@ func (o *operator) config() string { return o.path("ssh_config") }
 
 // serve starts a host's server and returns when it listens.
 func (o *operator) serve(ctx, serving context.Context, name string, env []string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		return err
 	}
-	addr := l.Addr().String()
-	o.ports[name] = l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	o.ports[name] = port
 	text := fmt.Sprintf("ListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nPidFile none\nUsePAM no\nStrictModes no\nPrintMotd no\nSubsystem sftp internal-sftp\n",
 		addr, o.path("host_key"), o.path("id.pub"))
 	if len(env) > 0 {

@@ -67,16 +67,7 @@ func TestOverSSHACopyIsMadeAndSurvivesNothingOfALostHost(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
-	eventually(t, "the cut host to be tidy", func() bool {
-		left, err := filepath.Glob(filepath.Join(cutHome, "mqlift.*"))
-		entries, listErr := listTree(t.Context(), ListRequest{Dir: spec.ToRoot}, nil)
-		clean := err == nil && listErr == nil && len(left) == 0
-		for _, e := range entries {
-			clean = clean && filepath.Base(e.Path)[0] != '.'
-		}
-		return clean
-	})
-	tidy(t, spec.ToRoot)
+	cutHostTidy(t, cutHome, spec.ToRoot)
 	if err := a.Close(); err != nil {
 		t.Error(err)
 	}
@@ -113,17 +104,24 @@ func TestOverSSHADirectCopyIsMadeAndEndsWithItsConnection(t *testing.T) {
 		t.Errorf("the target's connection was cut: %v", err)
 	}
 	released(t, spec.Direct.Port)
+	cutHostTidy(t, cutHome, spec.ToRoot)
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// cutHostTidy waits until a host whose connection was cut has no agent any more, and nothing half done below
+// the root of a copy.
+func cutHostTidy(t *testing.T, home, root string) {
+	t.Helper()
 	eventually(t, "the cut host to be tidy", func() bool {
-		left, err := filepath.Glob(filepath.Join(cutHome, "mqlift.*"))
-		entries, listErr := listTree(t.Context(), ListRequest{Dir: spec.ToRoot}, nil)
+		left, err := filepath.Glob(filepath.Join(home, "mqlift.*"))
+		entries, listErr := listTree(t.Context(), ListRequest{Dir: root}, nil)
 		clean := err == nil && listErr == nil && len(left) == 0
 		for _, e := range entries {
 			clean = clean && filepath.Base(e.Path)[0] != '.'
 		}
 		return clean
 	})
-	tidy(t, spec.ToRoot)
-	if err := a.Close(); err != nil {
-		t.Error(err)
-	}
+	tidy(t, root)
 }

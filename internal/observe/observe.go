@@ -199,7 +199,7 @@ func Group(outer context.Context, t *topology.Topology, g *topology.Group, h Hos
 
 // Reach tries which hosts reach one another at their Raft ports. Those whose port is taken are left out, and
 // where a DLedger peer may be about to start nothing is tried: it must find its port free.
-func (f *Facts) Reach(ctx context.Context, h Hosts) error {
+func (f *Facts) Reach(ctx context.Context, agents map[string]*agent.Agent) error {
 	if slices.ContainsFunc(f.Members, func(m Member) bool { return m.mayStartAsPeer() }) {
 		return nil
 	}
@@ -208,7 +208,7 @@ func (f *Facts) Reach(ctx context.Context, h Hosts) error {
 		m := &f.Members[i]
 		free := slices.ContainsFunc(m.Host.Ports, func(p agent.Port) bool { return p.Port == m.Declared.RaftPort && p.Free })
 		if free {
-			stations = append(stations, agent.Station{Agent: h.Agents[m.Declared.Host], Address: m.Declared.RaftAddr(), Port: m.Declared.RaftPort})
+			stations = append(stations, agent.Station{Agent: agents[m.Declared.Host], Address: m.Declared.RaftAddr(), Port: m.Declared.RaftPort})
 		}
 	}
 	if len(stations) < 2 {

@@ -81,7 +81,7 @@ func Dial(ctx context.Context, t Target) (*Host, error) {
 		interval = defaultKeepAlive
 	}
 	go h.keepAlive(interval)
-	go func() { h.lost(h.client.Wait()) }()
+	go func() { h.Lose(h.client.Wait()) }()
 	return h, nil
 }
 
@@ -275,16 +275,13 @@ func (h *Host) Done() <-chan struct{} { return h.done }
 // Close ends the connection and everything on it, at once and without waiting for the host. It
 // may be called more than once.
 func (h *Host) Close() error {
-	h.lost(errClosed)
+	h.Lose(errClosed)
 	return nil
 }
 
-// Lose ends the connection as if it had been lost for that reason: what is under way and what is asked later
-// fails with a *TransientError.
-func (h *Host) Lose(cause error) { h.lost(cause) }
-
-// lost ends the connection once, for the first reason.
-func (h *Host) lost(cause error) {
+// Lose ends the connection as if it had been lost, once, for the first reason: what is under way and what is
+// asked later fails with a *TransientError.
+func (h *Host) Lose(cause error) {
 	h.end.Do(func() {
 		if cause == nil {
 			cause = errors.New("the host closed the connection")
@@ -341,7 +338,7 @@ func (h *Host) keepAlive(interval time.Duration) {
 			}
 			// Half an interval of grace: ticks and answers do not come to the microsecond.
 			if silent := now.Sub(asked); silent > maxMissed*interval-interval/2 {
-				h.lost(fmt.Errorf("no sign of life for %v (%d keepalives)", silent.Round(time.Millisecond), maxMissed))
+				h.Lose(fmt.Errorf("no sign of life for %v (%d keepalives)", silent.Round(time.Millisecond), maxMissed))
 				return
 			}
 		}
