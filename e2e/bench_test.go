@@ -218,7 +218,23 @@ func (b *bench) stopBroker(t *testing.T, host string) {
 		t.Fatalf("no broker runs on %s", host)
 	}
 	must(t, syscall.Kill(pid, syscall.SIGTERM))
-	eventually(t, 30*time.Second, "the broker on "+host+" to stop", func(context.Context) error {
+	b.awaitGone(t, host, pid)
+}
+
+// killBroker kills a host's broker.
+func (b *bench) killBroker(t *testing.T, host string) {
+	t.Helper()
+	pid := b.pid(t, host, "broker")
+	if pid == 0 {
+		t.Fatalf("no broker runs on %s", host)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	b.awaitGone(t, host, pid)
+}
+
+func (b *bench) awaitGone(t *testing.T, host string, pid int) {
+	t.Helper()
+	eventually(t, 30*time.Second, "the broker on "+host+" to end", func(context.Context) error {
 		if b.pid(t, host, "broker") != 0 {
 			return fmt.Errorf("process %d is there", pid)
 		}

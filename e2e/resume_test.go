@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -23,7 +26,8 @@ func TestKilledAndResumed(t *testing.T) {
 	for _, kill := range []struct {
 		in    string
 		wait  func(*testing.T, *applying)
-		nodes []string // that must find the old messages meanwhile
+		nodes []string         // that must find the old messages meanwhile
+		then  func(*testing.T) // happens before the next run
 	}{
 		{"fence", func(t *testing.T, a *applying) {
 			begun("fence-master")(t, a)
@@ -34,7 +38,7 @@ func TestKilledAndResumed(t *testing.T) {
 				}
 				return err
 			})
-		}, []string{"host-a"}},
+		}, []string{"host-a"}, nil},
 		{"form", func(t *testing.T, a *applying) {
 			begun("start-peers")(t, a)
 			a.until(t, "a new peer to run", func(context.Context) error {
@@ -43,8 +47,19 @@ func TestKilledAndResumed(t *testing.T) {
 				}
 				return nil
 			})
-		}, []string{"host-a"}},
-		{"hand over, the old master stopped", begun("carry-offsets"), []string{"host-b", "host-c"}},
+		}, []string{"host-a"}, nil},
+		{"hand over", begun("carry-offsets"), []string{"host-a", "host-b", "host-c"}, nil},
+		// The old master's host dies, and what it had not flushed is gone from its log's end.
+		{"retire, writes open and the old master closed", begun("stop-master"), []string{"host-a", "host-b", "host-c"}, func(t *testing.T) {
+			b.killBroker(t, "host-a")
+			file := filepath.Join(b.host("host-a").InstallDir, "store", "commitlog", "00000000000000000000")
+			data, err := os.ReadFile(file)
+			must(t, err)
+			f, err := os.OpenFile(file, os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt(make([]byte, 500), int64(len(bytes.TrimRight(data, "\x00"))-500))
+			must(t, errors.Join(err, f.Close()))
+		}},
 		{"join", func(t *testing.T, a *applying) {
 			begun("join-old-master")(t, a)
 			a.until(t, "the old master to run as a peer", func(context.Context) error {
@@ -53,7 +68,7 @@ func TestKilledAndResumed(t *testing.T) {
 				}
 				return nil
 			})
-		}, []string{"host-b", "host-c"}},
+		}, []string{"host-b", "host-c"}, nil},
 	} {
 		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
 			a := b.startApply(t)
@@ -61,6 +76,9 @@ func TestKilledAndResumed(t *testing.T) {
 			a.signal(t, syscall.SIGKILL)
 			a.ended(t)
 			b.find(t, kill.nodes...)
+			if kill.then != nil {
+				kill.then(t)
+			}
 			b.run(t, call{}, "status").wants(t, 0, "was cut short at", "goes on with it")
 		})
 		if !ok {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -33,9 +34,10 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 	for _, kill := range []struct {
 		in   string
 		wait func(*testing.T, *applying)
-		lost bool // the journal is
+		lost bool             // the journal is
+		then func(*testing.T) // happens before the way back
 	}{
-		{"prepare", begun("copy-log-live"), true},
+		{"prepare", begun("copy-log-live"), true, nil},
 		{"fence", func(t *testing.T, a *applying) {
 			begun("fence-master")(t, a)
 			a.until(t, "the master to refuse sends", func(ctx context.Context) error {
@@ -45,7 +47,7 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 				}
 				return err
 			})
-		}, false},
+		}, false, nil},
 		{"form", func(t *testing.T, a *applying) {
 			begun("start-peers")(t, a)
 			a.until(t, "a new peer to run", func(context.Context) error {
@@ -54,14 +56,29 @@ func TestRolledBackBeforeOpen(t *testing.T) {
 				}
 				return nil
 			})
-		}, true},
-		{"hand over, the old master stopped", begun("carry-offsets"), true},
+		}, true, nil},
+		{"hand over", begun("carry-offsets"), true, nil},
+		// Started again on the file that keeps it closed, the old master is a slave from its start.
+		{"hand over, the old master dies and is started again", begun("carry-offsets"), true, func(t *testing.T) {
+			b.killBroker(t, "host-a")
+			b.startBroker(t, "host-a")
+			eventually(t, 30*time.Second, "the retired master to answer", func(ctx context.Context) error {
+				conf, err := b.broker("host-a").Config(ctx)
+				if err == nil && conf["brokerId"] != "1000" {
+					err = fmt.Errorf("it runs as brokerId %s", conf["brokerId"])
+				}
+				return err
+			})
+		}},
 	} {
 		ok := t.Run("killed in "+kill.in, func(t *testing.T) {
 			a := b.startApply(t)
 			kill.wait(t, a)
 			a.signal(t, syscall.SIGKILL)
 			a.ended(t)
+			if kill.then != nil {
+				kill.then(t)
+			}
 			how := []string{"rollback"}
 			if kill.lost {
 				run := b.newestRun(t)

@@ -77,10 +77,13 @@ func replays() ([]row, error) {
 // stopped are Ctrl-C's: everything is undone.
 func stopped() []row {
 	var l []row
-	for _, step := range []string{"copy-log-live", "fence-master", "start-peers", "stop-master"} {
+	for _, step := range []string{"copy-log-live", "fence-master", "start-peers"} {
 		l = append(l, row{name: "Ctrl-C in", step: step, on: run.StepBegin, within: true, do: interrupt, end: back})
 	}
-	return append(l, row{name: "Ctrl-C in", step: "join-old-master", on: run.StepBegin, within: true, do: interrupt, end: verified})
+	for _, step := range []string{"stop-master", "join-old-master"} {
+		l = append(l, row{name: "Ctrl-C in", step: step, on: run.StepBegin, within: true, do: interrupt, end: verified})
+	}
+	return l
 }
 
 // connections are SSH connections that are lost or go silent.
@@ -95,7 +98,7 @@ func connections() []row {
 		{name: "SSH to the master stalled for 30 s", step: "fence-master", on: run.StepDone, do: then(ssh(lab.Stall, master), later(30, ssh(lab.Restore, master)))},
 		{name: "SSH to all hosts cut for a moment", only: loopback, step: "start-peers", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master, slave, empty), ssh(lab.Restore, master, slave, empty))},
 		{name: "SSH to all hosts cut for good", only: loopback, step: "start-peers", on: run.StepDone, do: ssh(lab.Cut, master, slave, empty), mend: ssh(lab.Restore, master, slave, empty), end: verified},
-		{name: "SSH to the master cut for a moment", only: loopback, step: "stop-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master))},
+		{name: "SSH to the master cut for a moment", only: loopback, step: "stop-master", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, master), ssh(lab.Restore, master)), end: verified},
 		{name: "SSH to the master stalled", step: "stop-master", on: run.StepBegin, within: true, do: ssh(lab.Stall, master), mend: ssh(lab.Restore, master), end: verified},
 		{name: "SSH to the slave cut for good", only: loopback, step: "retire-master", on: run.StepBegin, do: ssh(lab.Cut, slave), mend: ssh(lab.Restore, slave), end: verified},
 		{name: "SSH to the slave cut for a moment", only: loopback, step: "open-writes", on: run.StepBegin, within: true, do: then(ssh(lab.Cut, slave), ssh(lab.Restore, slave))},
@@ -183,7 +186,7 @@ func nameServersLost() []row {
 func elections() []row {
 	return []row{
 		{name: "the new leader killed after", step: "prove-peers", on: run.StepDone, do: leaderDies},
-		{name: "the new leader killed in", step: "stop-master", on: run.StepBegin, within: true, do: leaderDies},
+		{name: "the new leader killed in", step: "stop-master", on: run.StepBegin, within: true, do: leaderDies, end: verified},
 		{name: "the new leader killed after", step: "carry-offsets", on: run.StepDone, do: leaderDies},
 		{name: "the new leader killed after", step: "open-writes", on: run.StepDone, do: leaderDies, end: verified},
 		{name: "the new leader killed in", step: "join-old-master", on: run.StepBegin, within: true, do: leaderDies, end: verified},
@@ -194,7 +197,7 @@ func elections() []row {
 func brokers() []row {
 	return []row{
 		{name: "the slave hangs and does not stop", step: "stop-slaves", on: run.StepBegin, do: broker(sigSTOP, slave), mend: broker(sigCONT, slave), says: "still runs after"},
-		{name: "the master hangs and does not stop", step: "stop-master", on: run.StepBegin, do: broker(sigSTOP, master), mend: broker(sigCONT, master), says: "still runs after"},
+		{name: "the master hangs and does not stop", step: "stop-master", on: run.StepBegin, do: broker(sigSTOP, master), mend: broker(sigCONT, master), says: "still runs after", end: verified},
 		{name: "the new host's Raft port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, raft), says: "Address already in use|BindException", end: back, test: true},
 		{name: "the new host's broker port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, listen), says: "Address already in use|BindException", end: back},
 		{name: "a JVM option that Java does not know", step: "certify-logs", on: run.StepDone, do: javaOption(empty, "-XX:+NoSuchOption"), says: "Unrecognized VM option", end: back},

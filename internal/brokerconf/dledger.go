@@ -42,6 +42,19 @@ func silentFile() []KV {
 	}
 }
 
+// IDKey is the property under whose number a broker stands in the routes; 0 is the master.
+const IDKey = "brokerId"
+
+// RetiredID is the brokerId that the old master registers with while it waits for its end. A stopping
+// broker unregisters its id whatever address stands there by then (RouteInfoManager.unregisterBroker,
+// 4.5.2), so that an old master stopped as id 0 takes the new leader out of the routes; and its 30 s
+// heartbeat as id 0 would put its closed port back in. Registered under another id it can do neither.
+const RetiredID = "1000"
+
+// Retire is what makes the old master one that takes nothing and writes nothing, in a running broker and in
+// the file on which something might start it again.
+func Retire() []KV { return append(append(CloseWrites(), Silence()...), KV{IDKey, RetiredID}) }
+
 // Slave tells from the configuration in effect whether a broker is a slave. A master under Silence calls
 // itself one, but no real slave has mqlift's timestamp.
 func Slave(live map[string]string) bool {

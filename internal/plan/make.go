@@ -100,11 +100,11 @@ func member(g *topology.Group, f *observe.Facts, o, master *observe.Member, kind
 		return nil, err
 	}
 	if m.Kind == Master {
-		fenced, err := o.Conf.Apply(brokerconf.Edit{Set: brokerconf.CloseWrites()})
+		retired, err := o.Conf.Apply(brokerconf.Edit{Set: brokerconf.Retire()})
 		if err != nil {
 			return nil, err
 		}
-		m.FencedConf = fenced.Bytes()
+		m.RetiredConf = retired.Bytes()
 	}
 	oldName, old := m.ConfPath, m.OldConf
 	switch {

@@ -84,9 +84,9 @@ type Member struct {
 	FoundConf  Text `json:"foundConf,omitempty"`
 	ClosedConf Text `json:"closedConf"` // for the first start, writes closed
 	NewConf    Text `json:"newConf"`    // afterwards
-	// FencedConf is the old master's while it is stopped for good: in the old mode, writes closed.
-	FencedConf Text   `json:"fencedConf,omitempty"`
-	Diff       string `json:"diff"` // unified, OldConf to NewConf
+	// RetiredConf is the old master's until it joins as a peer: in the old mode, closed.
+	RetiredConf Text   `json:"retiredConf,omitempty"`
+	Diff        string `json:"diff"` // unified, OldConf to NewConf
 	// Reasons says, per changed property, why.
 	Reasons []string `json:"reasons,omitempty"`
 }

@@ -134,7 +134,7 @@ func (e *Env) catchUp(ctx context.Context, n *Node, end int64, how copying) erro
 	if from >= end {
 		return nil
 	}
-	return e.copyLog(ctx, n, from, end, how)
+	return e.copyLog(ctx, m, n, from, end, how)
 }
 
 // dropDerived moves a stopped broker's consume queues and index aside, both: a broker of 4.x builds them

@@ -24,13 +24,13 @@ func (carryOffsets) Title() string {
 }
 func (carryOffsets) UndoText() string { return "" }
 func (carryOffsets) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"master-stopped", "peers-proven"}, Proves: []string{"offsets"}}
+	return playbook.Requirement{Needs: []string{"routes-moved", "peers-proven"}, Proves: []string{"offsets"}}
 }
 
 func (carryOffsets) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "read consumerOffset.json, topics.json and subscriptionGroup.json in " + join(m.OldRoot, "config")})
+		l = append(l, plan.Action{Host: m.Host, Text: "take all consumer offsets as the running master has them, and topics.json and subscriptionGroup.json in " + join(m.OldRoot, "config")})
 	}
 	return append(l,
 		plan.Action{Text: "make each topic and consumer group that is missing or another on the new leader there (codes 17 and 200)"},
@@ -41,7 +41,12 @@ func (carryOffsets) Done(context.Context, *Env) (bool, string, error) { return f
 
 func (carryOffsets) Do(ctx context.Context, e *Env) error {
 	defer e.keepSilent(ctx, e.First())()
-	leader, err := e.awaitLeader(ctx, e.First())
+	return e.carryChanges(ctx, e.First())
+}
+
+// carryChanges brings to the leader of these peers what the old master has, running or stopped, and it has not.
+func (e *Env) carryChanges(ctx context.Context, peers []*Node) error {
+	leader, err := e.awaitLeader(ctx, peers)
 	if err != nil {
 		return err
 	}
@@ -52,7 +57,7 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	m := e.Master()
-	data, err := m.metadataFile(ctx, "consumerOffset.json")
+	data, err := e.metadataNow(ctx, m, "consumerOffset.json")
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,8 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	e.State.Offsets, e.State.OffsetsMoved = 0, 0
+	e.State.Offsets = 0
+	moved := 0
 	for key, queues := range old {
 		topic, group, ok := rocketmq.TopicAndGroup(key)
 		if !ok {
@@ -81,29 +87,32 @@ func (carryOffsets) Do(ctx context.Context, e *Env) error {
 			if err := leader.broker(e).UpdateConsumerOffset(ctx, group, topic, queue, offset); err != nil {
 				return fmt.Errorf("bringing the offset of group %s for queue %d of %s to %s: %w", group, queue, topic, leader.Host, err)
 			}
-			e.State.OffsetsMoved++
+			moved++
 		}
 	}
-	e.note(leader.Host, "%d of %d consumer offsets brought up to what the old master had, none set back", e.State.OffsetsMoved, e.State.Offsets)
+	e.State.OffsetsMoved += moved
+	e.note(leader.Host, "%d of %d consumer offsets brought up to what the old master had, none set back", moved, e.State.Offsets)
 	return nil
 }
 
 // carryTopics makes the old master's topics on the leader where they are not, or not the same, there.
 func (e *Env) carryTopics(ctx context.Context, leader *Node) (err error) {
 	b := leader.broker(e)
-	e.State.Meanwhile.Topics, err = carry(ctx, e, leader, "topic", "topics.json", rocketmq.ParseTopics, b.Topics, b.CreateTopic,
+	brought, err := carry(ctx, e, leader, "topic", "topics.json", rocketmq.ParseTopics, b.Topics, b.CreateTopic,
 		func(old, now rocketmq.TopicConfig) bool {
 			now.Order = old.Order // which creating does not set (4.5.2)
 			return reflect.DeepEqual(old, now)
 		})
+	e.State.Meanwhile.Topics = append(e.State.Meanwhile.Topics, brought...)
 	return err
 }
 
 // carryGroups does the same for consumer groups.
 func (e *Env) carryGroups(ctx context.Context, leader *Node) (err error) {
 	b := leader.broker(e)
-	e.State.Meanwhile.Groups, err = carry(ctx, e, leader, "consumer group", "subscriptionGroup.json", rocketmq.ParseSubscriptionGroups, b.SubscriptionGroups, b.CreateSubscriptionGroup,
+	brought, err := carry(ctx, e, leader, "consumer group", "subscriptionGroup.json", rocketmq.ParseSubscriptionGroups, b.SubscriptionGroups, b.CreateSubscriptionGroup,
 		func(old, now rocketmq.SubscriptionGroupConfig) bool { return reflect.DeepEqual(old, now) })
+	e.State.Meanwhile.Groups = append(e.State.Meanwhile.Groups, brought...)
 	return err
 }
 
@@ -125,6 +134,11 @@ func carry[T any](ctx context.Context, e *Env, leader *Node, what, file string, 
 	if version == e.State.Copied[file] {
 		return nil, nil
 	}
+	defer func() {
+		if err == nil {
+			e.copied(file, version)
+		}
+	}()
 	now, _, err := list(ctx)
 	if err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (copyTail) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 		// Nobody sends meanwhile: the operator's limit would only make that longer.
-		if err := e.copyLog(ctx, n, e.State.AlignedEnd, e.State.FencedEnd, copying{planned: true}); err != nil {
+		if err := e.copyLog(ctx, e.Master(), n, e.State.AlignedEnd, e.State.FencedEnd, copying{planned: true}); err != nil {
 			return err
 		}
 		if err := e.seal(ctx, n, n.CommitLog); err != nil {
@@ -62,17 +62,14 @@ func (e *Env) copyMetadata(ctx context.Context, n *Node) error {
 		return err
 	}
 	for _, name := range metadata {
-		data, err := e.offsetsNow(ctx, m, name)
-		if err != nil || data == nil {
-			data, err = m.metadataFile(ctx, name)
-		}
+		data, err := e.metadataNow(ctx, m, name)
 		if err != nil {
 			return err
 		}
 		if data == nil {
 			continue // the master has never had it
 		}
-		e.copied(name, data)
+		e.copied(name, rocketmq.VersionOf(data))
 		if err := n.Remote.WriteFile(ctx, path.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
@@ -80,14 +77,23 @@ func (e *Env) copyMetadata(ctx context.Context, n *Node) error {
 	return nil
 }
 
-// copied remembers which state of a file the new group begins with.
-func (e *Env) copied(name string, data []byte) {
+// metadataNow is one of config/*.json as the broker has it at this moment, where it can be asked for it, and
+// else as it wrote it last; nil when it has none.
+func (e *Env) metadataNow(ctx context.Context, n *Node, name string) ([]byte, error) {
+	if data, err := e.offsetsNow(ctx, n, name); err == nil && data != nil {
+		return data, nil
+	}
+	return n.metadataFile(ctx, name)
+}
+
+// copied remembers which state of a file the new group has.
+func (e *Env) copied(name string, version rocketmq.DataVersion) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.State.Copied == nil {
 		e.State.Copied = map[string]rocketmq.DataVersion{}
 	}
-	e.State.Copied[name] = rocketmq.VersionOf(data)
+	e.State.Copied[name] = version
 }
 
 // metadataFile reads one of config/*.json whole; nil when the broker has none.

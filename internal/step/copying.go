@@ -55,10 +55,9 @@ func (e *Env) way(how copying, r agent.CopyResult) string {
 	return fmt.Sprintf("directly, %s, in %s on the wire,", e.mode(how), view.Bytes(r.Wire))
 }
 
-// copyLog writes the master's bytes from..to into a node's commit log. What the node has after to, and
-// files that the master does not have, must not stay: they go aside.
-func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying) error {
-	m := e.Master()
+// copyLog writes the bytes from..to of m's commit log into n's. What n has after to, and files that m does
+// not have, must not stay: they go aside.
+func (e *Env) copyLog(ctx context.Context, m, n *Node, from, to int64, how copying) error {
 	if err := n.Remote.MkdirAll(ctx, n.CommitLog, 0o755); err != nil {
 		return err
 	}
@@ -77,7 +76,7 @@ func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying)
 		e.action(n.Host, "%s of commit log received %s up to offset %d, at %s/s", view.Bytes(r.Bytes), e.way(how, r), to, view.Bytes(int64(r.Rate())))
 	}
 	for _, file := range r.MovedAway {
-		e.action(n.Host, "%s, which the master does not have, moved aside", file)
+		e.action(n.Host, "%s, which %s does not have, moved aside", file, m.Host)
 	}
 	return nil
 }
@@ -85,7 +84,7 @@ func (e *Env) copyLog(ctx context.Context, n *Node, from, to int64, how copying)
 // cutAt makes a node's commit log end at an offset again, zeros after it, as the master's does. It has no
 // data to move, and is done to take things back: it depends on nothing that lies between the hosts.
 func (e *Env) cutAt(ctx context.Context, n *Node, end int64) error {
-	return e.copyLog(ctx, n, end, end, copying{})
+	return e.copyLog(ctx, e.Master(), n, end, end, copying{})
 }
 
 // copyTrees makes trees below a folder of one node mirror those of another.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mqlift/internal/brokerconf"
+	"mqlift/internal/hostinfo"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -15,8 +16,12 @@ const propPermission = "brokerPermission"
 
 // closed is what makes a broker write nothing more, as updateConfig takes it.
 func closed() map[string]string {
+	return properties(append(brokerconf.CloseWrites(), brokerconf.Silence()...))
+}
+
+func properties(kvs []brokerconf.KV) map[string]string {
 	m := map[string]string{}
-	for _, kv := range append(brokerconf.CloseWrites(), brokerconf.Silence()...) {
+	for _, kv := range kvs {
 		m[kv.Key] = kv.Value
 	}
 	return m
@@ -65,7 +70,14 @@ func (fenceMaster) Do(ctx context.Context, e *Env) error {
 		if err != nil {
 			return err
 		}
-		e.State.Fence = open
+		p, err := m.process(ctx)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			return fmt.Errorf("%s: the old master is gone: start it again, then `mqlift apply`", m.Host)
+		}
+		e.State.Fence, e.State.FencedProcess = open, p.ProcessID
 		e.State.FencedAt = time.Now()
 		if err := e.Save(); err != nil { // the way back must be on disk before sends are refused
 			return err
@@ -161,6 +173,7 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 // unfenced forgets the fence: the old master takes sends as before.
 func (s *State) unfenced() {
 	s.Fence, s.FencedAt, s.FencedEnd, s.Waiting = nil, time.Time{}, 0, nil
+	s.FencedProcess = hostinfo.ProcessID{}
 }
 
 // isSet tells whether a running broker has these properties.

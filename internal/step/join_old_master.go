@@ -48,10 +48,7 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 	} else {
-		if err := m.stoppedCleanly(ctx); err != nil {
-			return err
-		}
-		if err := e.masterAsCertified(ctx); err != nil {
+		if err := e.likeThePeers(ctx, m); err != nil {
 			return err
 		}
 		if err := e.noLedger(ctx, m); err != nil {
@@ -78,6 +75,55 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 }
 
 func (joinOldMaster) Undo(context.Context, *Env) error { return ErrNothingToUndo }
+
+// likeThePeers makes sure that the stopped master's store is what was certified: no less if its broker died
+// before it was stopped, and no more.
+func (e *Env) likeThePeers(ctx context.Context, m *Node) error {
+	left, err := m.leftAbort(ctx)
+	if err != nil {
+		return err
+	}
+	end := int64(0)
+	if !left {
+		end, err = m.walkedEnd(ctx, e, e.State.AlignedEnd)
+	}
+	if left || err != nil { // pages may be lost that were compared before the fence
+		end, err = m.walkedEnd(ctx, e, 0)
+	}
+	if err != nil {
+		return err
+	}
+	if end < e.State.CertifiedEnd {
+		leader, err := e.awaitLeader(ctx, e.First())
+		if err != nil {
+			return err
+		}
+		e.note(m.Host, "its host died and what had not been flushed is gone from its log: the bytes from %d on are taken from %s", end, leader.Host)
+		if err := e.copyLog(ctx, leader, m, end, e.State.CertifiedEnd, copying{}); err != nil {
+			return err
+		}
+	}
+	if left || end < e.State.CertifiedEnd {
+		e.note(m.Host, "the broker did not stop cleanly: its consume queues and index are built anew")
+		if err := e.dropDerived(ctx, m); err != nil {
+			return err
+		}
+	}
+	return e.masterAsCertified(ctx)
+}
+
+// masterAsCertified checks that the stopped master's log ends where it was certified.
+func (e *Env) masterAsCertified(ctx context.Context) error {
+	m := e.Master()
+	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
+	if err != nil {
+		return err
+	}
+	if end != e.State.CertifiedEnd {
+		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d: something wrote to %s since; `mqlift store inspect` shows what", m.Host, end, e.State.CertifiedEnd, m.CommitLog)
+	}
+	return nil
+}
 
 // joinedBefore tells whether the old master has been a peer of the new group already.
 func (e *Env) joinedBefore(ctx context.Context, m *Node) (bool, error) {

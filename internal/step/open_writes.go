@@ -19,11 +19,14 @@ func (openWrites) Name() string     { return "open-writes" }
 func (openWrites) Title() string    { return "open writes on the new group" }
 func (openWrites) UndoText() string { return "" }
 func (openWrites) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"certificate", "peers-proven", "decided", "master-stopped", "offsets"}, Proves: []string{"open"}, Opens: true}
+	return playbook.Requirement{Needs: []string{"certificate", "peers-proven", "decided", "routes-moved", "offsets"}, Proves: []string{"open"}, Opens: true}
 }
 
 func (openWrites) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
+	for _, m := range p.Of(plan.Master) {
+		l = append(l, plan.Action{Host: m.Host, Text: "see that the old master takes no sends and writes nothing, and that its log ends where it was certified"})
+	}
 	for _, m := range p.Members {
 		l = append(l, plan.Action{Host: m.Host, Text: "note in " + RecordPath(m.WorkDir, p.Group) + " that going back is not free from here on"})
 	}
@@ -135,28 +138,32 @@ func (e *Env) markOpening(ctx context.Context, leader *Node) (err error) {
 	return nil
 }
 
-// mayOpen looks once more at what opening rests on.
+// mayOpen looks once more at what opening rests on: the old master ends where it was certified, and nothing
+// can make it write any more. It need not be stopped for that. Its store refuses whatever would be put into
+// it while its role is SLAVE (see brokerconf.Silence), and if it dies and is started again, it starts on a
+// broker.conf that takes no sends either.
 func (e *Env) mayOpen(ctx context.Context) error {
 	m := e.Master()
 	p, err := m.process(ctx)
 	if err != nil {
 		return err
 	}
-	if p != nil {
-		return fmt.Errorf("%s: the old master runs again as process %d: something has started it; take it from its service manager", m.Host, p.PID)
+	if p == nil {
+		return e.masterAsCertified(ctx)
 	}
-	return e.masterAsCertified(ctx)
-}
-
-// masterAsCertified checks that the stopped master's log ends where it was certified.
-func (e *Env) masterAsCertified(ctx context.Context) error {
-	m := e.Master()
-	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
+	live, err := m.broker(e).Config(ctx)
+	if err != nil {
+		return err
+	}
+	if !isSet(live, retired()) || p.ProcessID != e.State.FencedProcess {
+		return fmt.Errorf("%s: the old master, process %d, is not closed as this run has left it: somebody has changed its properties or has started it again", m.Host, p.PID)
+	}
+	end, err := e.logEnd(ctx, m)
 	if err != nil {
 		return err
 	}
 	if end != e.State.CertifiedEnd {
-		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d: something wrote to %s since the hand-over", m.Host, end, e.State.CertifiedEnd, m.CommitLog)
+		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d: the fenced broker has written", m.Host, end, e.State.CertifiedEnd)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,8 +22,8 @@ func (provePeers) Requirement() playbook.Requirement {
 
 func (provePeers) Describe(p *plan.Plan) []plan.Action {
 	l := []plan.Action{
-		{Text: "wait for one leader that all first peers and every answering name server name"},
-		{Text: "compare the end of every topic's queues on each peer with the fenced master's"},
+		{Text: "wait for one leader that all first peers name"},
+		{Text: "compare the end of every queue on each peer with the fenced master's"},
 	}
 	for _, m := range p.First() {
 		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("look all old keys up at %s; see that DLedger's log is still empty", m.Addr())})
@@ -35,7 +36,7 @@ func (provePeers) Done(context.Context, *Env) (bool, string, error) { return fal
 func (provePeers) Do(ctx context.Context, e *Env) error {
 	defer e.keepSilent(ctx, e.First())()
 	err := e.until(ctx, 90*time.Second, "the new peers to elect a leader", func(ctx context.Context) error {
-		leader, err := e.leader(ctx, e.First())
+		leader, err := e.raftLeader(ctx, e.First()) // the name servers may name the old master: it lives
 		if err != nil {
 			return e.unlessGone(ctx, e.First(), err)
 		}
@@ -46,10 +47,10 @@ func (provePeers) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	e.note(e.State.Leader, "leads the new group")
-	if err := e.findOn(ctx, e.oldKeys(), e.First()); err != nil {
-		return err
-	}
-	if err := e.queuesAgree(ctx); err != nil {
+	found := make(chan error, 1)
+	go func() { found <- e.findOn(ctx, e.oldKeys(), e.First()) }()
+	agree := e.queuesAgree(ctx)
+	if err := errors.Join(<-found, agree); err != nil {
 		return err
 	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
@@ -77,21 +78,24 @@ func (e *Env) queuesAgree(ctx context.Context) error {
 	if p, err := m.process(ctx); err != nil || p == nil {
 		return err // the old master is stopped by now: the first proof had it
 	}
-	topics, _, err := m.broker(e).Topics(ctx)
+	queues, err := e.queues(ctx, m)
 	if err != nil {
 		return err
 	}
-	queues := queuesOf(topics)
-	want, err := e.endsOf(ctx, m, queues)
+	ends := make(map[*Node]map[string][]int64)
+	err = e.each(ctx, append([]*Node{m}, e.First()...), func(ctx context.Context, n *Node) error {
+		of, err := e.endsOf(ctx, n, queues)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		ends[n] = of
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	err = e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
-		has, err := e.endsOf(ctx, n, queues)
-		if err != nil {
-			return err
-		}
-		for topic, ends := range want {
+		has := ends[n]
+		for topic, ends := range ends[m] {
 			for id, end := range ends {
 				if has[topic][id] >= end { // a leader that has written by itself is ahead
 					continue
@@ -111,6 +115,6 @@ func (e *Env) queuesAgree(ctx context.Context) error {
 	for _, count := range queues {
 		e.State.Queues += count
 	}
-	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", e.State.Queues, len(topics), len(e.First()))
+	e.note("", "%d queues of %d topics end where they do on the old master, on %d peers", e.State.Queues, len(queues), len(e.First()))
 	return nil
 }

@@ -5,20 +5,18 @@ import (
 	"fmt"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 	"mqlift/internal/rocketmq"
 )
 
-// retiredID is the brokerId that the old master registers with while it waits for its end. A stopping
-// broker unregisters its id whatever address stands there by then (RouteInfoManager.unregisterBroker,
-// 4.5.2), so that an old master stopped as id 0 takes the new leader out of the routes; and its 30 s
-// heartbeat as id 0 would put its closed port back in. Registered under another id it can do neither.
-// Seen on 4.5.2: brokerId is taken at run time, and brokerPermission in the same request makes the
-// broker register at once.
-const retiredID = "1000"
+// retired is what a running broker is told to make it a retired master. Seen on 4.5.2: brokerId is taken at
+// run time, and brokerPermission in the same request makes the broker register at once.
+func retired() map[string]string { return properties(brokerconf.Retire()) }
 
-// retireMaster gives the old master's place in the routes to the new leader before it stops.
+// retireMaster gives the old master's place in the routes to the new leader, and makes sure that it stays
+// closed whatever happens to it from here on.
 type retireMaster struct{}
 
 func (retireMaster) Name() string     { return "retire-master" }
@@ -31,7 +29,7 @@ func (retireMaster) Requirement() playbook.Requirement {
 func (retireMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "set brokerId=" + retiredID + " in the running broker, put broker.conf back as it was; the new leader registers again"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set brokerId=" + brokerconf.RetiredID + " in the running broker; make " + m.ConfPath + " one on which it would take no sends if it were started again; the new leader registers again"})
 	}
 	return append(l, plan.Action{Text: "wait until every name server that answers gives the new leader as brokerId 0"})
 }
@@ -48,7 +46,7 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	m := e.Master()
-	if err := e.updateConfig(ctx, m, map[string]string{"brokerId": retiredID, propPermission: "4"}, m.OldConf); err != nil {
+	if err := e.updateConfig(ctx, m, retired(), m.RetiredConf); err != nil {
 		return err
 	}
 	return e.until(ctx, 30*time.Second, "the routes to lead to "+leader.Host, func(ctx context.Context) error {
@@ -65,18 +63,26 @@ func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if p == nil { // it died meanwhile: its old broker.conf makes it all that it was
+	if p != nil && e.State.FencedProcess.PID != 0 && p.ProcessID != e.State.FencedProcess {
+		// Started again since, on the file that keeps it closed, it is a slave from its start: no property
+		// makes that a master.
+		if err := e.stopOld(ctx, m); err != nil {
+			return err
+		}
+		p = nil
+	}
+	if p == nil { // its old broker.conf makes it all that it was
 		return e.serveAsBefore(ctx, m)
 	}
 	live, err := m.broker(e).Config(ctx)
 	if err != nil {
 		return err
 	}
-	if live["brokerId"] == "0" {
+	if live[brokerconf.IDKey] == "0" {
 		return ErrNothingToUndo
 	}
 	// The permission stays what it is: the fence's undoing has its own say about that.
-	return e.updateConfig(ctx, m, map[string]string{"brokerId": "0", propPermission: live[propPermission]}, m.OldConf)
+	return e.updateConfig(ctx, m, map[string]string{brokerconf.IDKey: "0", propPermission: live[propPermission]}, m.OldConf)
 }
 
 // nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes

@@ -3,6 +3,7 @@ package step
 import (
 	"time"
 
+	"mqlift/internal/hostinfo"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
 	"mqlift/internal/store"
@@ -29,15 +30,13 @@ type State struct {
 	// Fence holds the master's settings from before the fence; FencedAt is when sends were refused.
 	Fence    map[string]string `json:"fence,omitempty"`
 	FencedAt time.Time         `json:"fencedAt,omitzero"`
+	// FencedProcess is the old master's broker when it was fenced: another one has been started since.
+	FencedProcess hostinfo.ProcessID `json:"fencedProcess,omitzero"`
 	// FencedEnd is the physical offset at which the fenced master's log stood still.
 	FencedEnd int64 `json:"fencedEnd,omitempty"`
 
 	// Waiting is what was under way at the fence; nil when it could not be counted.
 	Waiting *Waiting `json:"waiting,omitempty"`
-	// OwnBytes is what the fenced master wrote by itself after the certificate, and was copied and
-	// certified before writes were opened.
-	OwnBytes int64 `json:"ownBytes,omitempty"`
-
 	// Certificate covers what came after AlignedEnd; CertifiedEnd is the end of every log.
 	Certificate  *store.Certificate `json:"certificate,omitempty"`
 	CertifiedEnd int64              `json:"certifiedEnd,omitempty"`
@@ -69,8 +68,8 @@ type State struct {
 	// JoiningAt is set before the old master is started as a peer: from then on its ledger counts.
 	JoiningAt time.Time `json:"joiningAt,omitzero"`
 
-	// Offsets counts the consumer offsets that the stopped master had committed, one for each queue and
-	// group, and OffsetsMoved those of them that the new leader did not have at the hand-over.
+	// Offsets counts the consumer offsets that the old master had when it was stopped, one for each queue and
+	// group, and OffsetsMoved those of them that the new leader did not have.
 	Offsets      int `json:"offsets,omitempty"`
 	OffsetsMoved int `json:"offsetsMoved,omitempty"`
 

@@ -2,71 +2,45 @@ package step
 
 import (
 	"context"
-	"fmt"
 
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
 
-// stopMaster stops the old master. What it wrote by itself since the certificate (delayed messages
-// that came due, for instance) is copied and certified before anything goes on.
+// stopMaster stops the old master, which has answered clients with old routes until writes were open: a
+// broker takes seconds to stop (seen: 1 to 7), and none of them is one in which sends are refused.
 type stopMaster struct{}
 
 func (stopMaster) Name() string { return "stop-master" }
 func (stopMaster) Title() string {
-	return "stop the old master; its log must end where it was certified"
+	return "stop the old master"
 }
-func (stopMaster) UndoText() string { return "start the old master again on its old broker.conf" }
+func (stopMaster) UndoText() string { return "" }
 func (stopMaster) Requirement() playbook.Requirement {
-	return playbook.Requirement{Needs: []string{"peers-proven", "routes-moved"}, Proves: []string{"master-stopped"}}
+	return playbook.Requirement{Needs: []string{"routes-moved", "open"}, Proves: []string{"master-stopped"}}
 }
 
 func (stopMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "make " + m.ConfPath + " one that takes no sends; SIGTERM to the broker's own process, wait until it is gone; compare its log's end with the certificate, copy and certify again when it moved"})
+		how := "SIGTERM to the broker's own process"
+		if m.Stop != "" {
+			how = "run `" + m.Stop + "`"
+		}
+		l = append(l, plan.Action{Host: m.Host, Text: how + ", wait until it is gone"})
 	}
-	return l
+	return append(l, plan.Action{Text: "bring what clients with old routes committed to it meanwhile to the new leader, as carry-offsets does"})
 }
 
-func (stopMaster) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
+func (stopMaster) Done(_ context.Context, e *Env) (bool, string, error) {
+	return !e.State.JoiningAt.IsZero(), "the old master has begun to join as a peer", nil
+}
 
 func (stopMaster) Do(ctx context.Context, e *Env) error {
-	m := e.Master()
-	// Whatever starts it again behind mqlift's back (a service manager, a reboot) must not take sends
-	// beside the new group.
-	if err := e.useConf(ctx, m, m.FencedConf, "read-only"); err != nil {
+	if err := e.stopOld(ctx, e.Master()); err != nil {
 		return err
 	}
-	speak := e.keepSilent(ctx, e.First())
-	err := e.stopCleanly(ctx, m)
-	if speak(); err != nil {
-		return err
-	}
-	end, err := m.walkedEnd(ctx, e, e.State.AlignedEnd)
-	if err != nil {
-		return err
-	}
-	if end == e.State.CertifiedEnd {
-		return nil
-	}
-	e.note(m.Host, "the old master itself wrote %d bytes after the certificate: the peers are taken down, these bytes copied, and all certified again before writes open", end-e.State.CertifiedEnd)
-	if err := e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
-		e.unseal(n)
-		return e.unform(ctx, n)
-	}); err != nil {
-		return err
-	}
-	e.State.OwnBytes += end - e.State.CertifiedEnd
-	e.State.FencedEnd = end
-	for _, s := range []Step{carryStores{}, copyTail{}, certifyLogs{}, startPeers{}, provePeers{}} {
-		if err := s.Do(ctx, e); err != nil {
-			return fmt.Errorf("%s: %w", s.Name(), err)
-		}
-	}
-	return nil
+	return e.carryChanges(ctx, e.peersNow())
 }
 
-func (stopMaster) Undo(ctx context.Context, e *Env) error {
-	return e.serveAsBefore(ctx, e.Master())
-}
+func (stopMaster) Undo(context.Context, *Env) error { return ErrNothingToUndo }

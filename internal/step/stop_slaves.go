@@ -106,16 +106,6 @@ func (e *Env) serveAsBefore(ctx context.Context, n *Node) error {
 	return e.startOld(ctx, n)
 }
 
-// stopCleanly stops the broker on a node and makes sure that it has said goodbye: a broker that dies
-// before all was dispatched leaves its abort file, and a DLedger start after that loses index files
-// (DefaultMessageStore.load and IndexService.load, 4.5.2).
-func (e *Env) stopCleanly(ctx context.Context, n *Node) error {
-	if err := e.stopOld(ctx, n); err != nil {
-		return err
-	}
-	return n.stoppedCleanly(ctx)
-}
-
 // stopOld stops the broker on a node, if one runs.
 func (e *Env) stopOld(ctx context.Context, n *Node) error {
 	p, err := n.process(ctx)
@@ -136,15 +126,6 @@ func (n *Node) leftAbort(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// stoppedCleanly reports an abort file left in the old store.
-func (n *Node) stoppedCleanly(ctx context.Context) error {
-	abort := join(n.OldRoot, "abort")
-	if left, err := n.leftAbort(ctx); err != nil || !left {
-		return err
-	}
-	return fmt.Errorf("%s: %s is still there, so that the broker did not stop cleanly; start it once more on its old broker.conf, let it serve, and stop it", n.Host, abort)
 }
 
 // startOld makes a broker serve in the old mode, whatever it was doing: one that is on its way down is

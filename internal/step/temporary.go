@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"mqlift/internal/brokerconf"
 	"mqlift/internal/plan"
 )
 
@@ -27,20 +28,17 @@ func (s *State) Temporary(p *plan.Plan, begun []string) []string {
 			say(first, "writes were being opened: the leader may refuse sends still")
 		}
 		if !has("prove-group") && !has("unlock-group") {
-			say(master, "the old master may be down: it has not joined as a peer yet, and the others carry the group without it")
+			say(master, "the old master may be down, or run closed to clients: it has not joined as a peer yet, and the others carry the group without it")
 		}
 		if has("prove-failover") && s.Failover == nil {
 			say(hosts(p.Members), "the leader may have been killed for the failover, and not be started again")
 		}
 	} else if !s.Opening() {
-		switch {
-		case has("stop-master"):
-			say(master, "the old master may be stopped, and its broker.conf be one that takes no sends")
-		case s.Fence != nil && has("fence-master"):
+		if s.Fence != nil && has("fence-master") {
 			say(master, "the old master refuses sends since %s; it answers reads", s.FencedAt.UTC().Format(time.RFC3339))
 		}
-		if has("retire-master") && !has("stop-master") {
-			say(master, "it may be registered as brokerId %s instead of 0", retiredID)
+		if has("retire-master") {
+			say(master, "it may be registered as brokerId %s instead of 0, and its broker.conf be one that takes no sends", brokerconf.RetiredID)
 		}
 		switch {
 		case has("start-peers"):
@@ -59,8 +57,6 @@ func (s *State) Temporary(p *plan.Plan, begun []string) []string {
 func (s *State) Back(begun []string) string {
 	has := func(step string) bool { return slices.Contains(begun, step) }
 	switch {
-	case has("stop-master"):
-		return "the old master is started again and takes sends in about 30 s, its slaves follow"
 	case has("start-peers"):
 		return "the new peers are stopped first: the old master takes sends again in about 15 s, its slaves follow"
 	case has("fence-master"):

@@ -43,7 +43,6 @@ func TestWhatIsTemporaryIsNamed(t *testing.T) {
 		"fenced":                 {fenced, upTo("fence-master"), []string{"host-a: the old master refuses sends since 2026-11-21T03:00:00Z", "host-b: the slave", lock}, "sends again in about 2 s"},
 		"peers started":          {fenced, upTo("prove-peers"), []string{"host-a: the old master refuses sends", "host-b, host-c: may run as DLedger peers with writes closed", lock}, "in about 15 s"},
 		"handing over":           {fenced, upTo("retire-master"), []string{"host-a: the old master refuses", "host-a: it may be registered as brokerId 1000", "host-b, host-c: may", lock}, "in about 15 s"},
-		"master stopped":         {fenced, upTo("carry-offsets"), []string{"host-a: the old master may be stopped", "host-b, host-c: may", lock}, "is started again"},
 		"undone but for slaves":  {fenced, []string{"lock-group", "stop-slaves"}, []string{"host-b: the slave", lock}, "the old master serves"},
 		"opening":                {opening, upTo("open-writes"), []string{"host-b, host-c: writes were being opened", "host-a: the old master may be down", lock}, ""},
 		"joining":                {opened, upTo("join-old-master"), []string{"host-a: the old master may be down", lock}, ""},

@@ -14,13 +14,14 @@ import (
 // permanent marks an error that waiting will not mend.
 func permanent(err error) error { return backoff.Permanent(err) }
 
-// until asks again and again, at most every half second, until f returns nil, and gives up after limit
-// with what f said last.
+// until asks again and again until f returns nil, and gives up after limit with what f said last. It waits
+// between two looks for some twentieth of what it has waited already, at most half a second: sends may be
+// refused meanwhile.
 func (e *Env) until(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	policy := backoff.NewExponentialBackOff()
-	policy.InitialInterval, policy.MaxInterval, policy.Multiplier = 50*time.Millisecond, 500*time.Millisecond, 1.3
+	policy.InitialInterval, policy.MaxInterval, policy.Multiplier, policy.RandomizationFactor = 20*time.Millisecond, 500*time.Millisecond, 1.05, 0
 	began, beat := time.Now(), time.Now()
 	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {

@@ -172,12 +172,8 @@ func (s *State) UnderWay() []string {
 			lines = append(lines, fmt.Sprintf("Under way at the fence: up to %d transactions neither committed nor rolled back; the new leader asks their producers about them.", w.Transactions))
 		}
 	}
-	if s.CertifiedEnd > 0 {
-		own := "nothing"
-		if s.OwnBytes > 0 {
-			own = fmt.Sprintf("%d bytes, copied and certified before writes opened", s.OwnBytes)
-		}
-		lines = append(lines, "The fenced master wrote by itself: "+own+".")
+	if s.Opening() {
+		lines = append(lines, fmt.Sprintf("The fenced master wrote nothing by itself: its log ended at %d when it was certified, and when writes were opened.", s.CertifiedEnd))
 	}
 	if s.Offsets > 0 {
 		lines = append(lines, fmt.Sprintf("Consumer offsets: %d carried over, %d of them committed after the copy; none set back.", s.Offsets, s.OffsetsMoved))

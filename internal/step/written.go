@@ -4,45 +4,56 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
 
-	"mqlift/internal/rocketmq"
+	"mqlift/internal/agent"
+	"mqlift/internal/plan"
 )
 
-// scheduleTopic holds delayed messages until they are due, a queue for each level. It is no topic that
-// 4.5.2 lists.
-const (
-	scheduleTopic  = "SCHEDULE_TOPIC_XXXX"
-	scheduleLevels = 18 // of the default messageDelayLevel
-)
+// scheduleTopic holds delayed messages until they are due, a queue for each level.
+const scheduleTopic = "SCHEDULE_TOPIC_XXXX"
 
 // queueEnds are the ends of all queues on a broker, by topic and queue.
 func (e *Env) queueEnds(ctx context.Context, n *Node) (map[string][]int64, error) {
-	topics, _, err := n.broker(e).Topics(ctx)
+	queues, err := e.queues(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	queues := queuesOf(topics)
-	queues[scheduleTopic] = max(queues[scheduleTopic], scheduleLevels)
 	return e.endsOf(ctx, n, queues)
 }
 
-// queuesOf is how many queues each topic has.
-func queuesOf(topics map[string]rocketmq.TopicConfig) map[string]int {
-	queues := map[string]int{}
-	for name, t := range topics {
-		queues[name] = max(t.ReadQueues, t.WriteQueues)
+// queues is how many queues each topic has that hold, or held, messages: those with a folder. To ask a broker
+// for the end of one without takes as long and makes it one (DefaultMessageStore.findConsumeQueue, 4.5.2), and
+// a topic may have a thousand of them, such as BenchmarkTest, which every broker makes.
+func (e *Env) queues(ctx context.Context, n *Node) (map[string]int, error) {
+	root := n.NewRoot
+	if n.Kind == plan.Master && e.State.JoiningAt.IsZero() {
+		root = n.OldRoot
 	}
-	return queues
+	queues := map[string]int{}
+	for _, kind := range []string{"consumequeue", "batchconsumequeue"} { // the second from 5.0 on
+		folders, err := n.Agent.ListTree(ctx, agent.ListRequest{Dir: join(root, kind), Depth: 2}, nil)
+		if err != nil && !isNotExist(err) {
+			return nil, err
+		}
+		for _, f := range folders {
+			topic, queue, _ := strings.Cut(f.Path, "/")
+			if id, err := strconv.Atoi(queue); err == nil {
+				queues[topic] = max(queues[topic], id+1)
+			}
+		}
+	}
+	return queues, nil
 }
 
 // endsOf are the ends of so many queues of each topic on a broker; 0 for those that it does not have.
 func (e *Env) endsOf(ctx context.Context, n *Node, queues map[string]int) (map[string][]int64, error) {
 	ends := map[string][]int64{}
 	eg, ctx := errgroup.WithContext(ctx)
-	eg.SetLimit(16)
+	eg.SetLimit(64)
 	for topic, count := range queues {
 		of := make([]int64, count)
 		ends[topic] = of
