@@ -341,7 +341,7 @@ func (*declinedError) Error() string { return "not confirmed" }
 
 // report shows, and on request writes, what a run came to.
 func (o *applyOptions) report(out io.Writer, dir string, p *plan.Plan, state *step.State, reads readReport, cause error) error {
-	r := applyReport{Run: state.Run, Group: p.Group, Release: p.Release, State: state, Reads: reads, WriteOutageMS: state.WriteOutage().Milliseconds(), OK: cause == nil}
+	r := applyReport{Run: state.Run, Group: p.Group, Release: p.Release, Predicted: p.Outage, State: state, Reads: reads, WriteOutageMS: state.WriteOutage().Milliseconds(), OK: cause == nil}
 	if cause != nil {
 		r.Error = cause.Error()
 	}

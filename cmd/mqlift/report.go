@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"mqlift/internal/plan"
 	"mqlift/internal/probe"
 	"mqlift/internal/step"
 	"mqlift/internal/view"
@@ -21,6 +22,7 @@ type applyReport struct {
 	Release       string      `json:"release"`
 	WriteOutageMS int64       `json:"writeOutageMs"`
 	Reads         readReport  `json:"reads"`
+	Predicted     plan.Outage `json:"predicted"`
 	State         *step.State `json:"state"`
 }
 
@@ -39,11 +41,11 @@ func (r *applyReport) print(out io.Writer) {
 		return
 	}
 	if outage := r.State.WriteOutage(); outage > 0 {
-		fmt.Fprintf(out, "Writes were unavailable for %s:\n", view.Duration(outage))
-		rows := [][]string{{"stage", "took"}}
+		fmt.Fprintf(out, "Writes were unavailable for %s; the plan had said %s:\n", view.Duration(outage), span(r.Predicted.Sum()))
+		rows := [][]string{{"stage", "took", "predicted"}}
 		for _, s := range r.State.Stages {
 			if end := s.Began.Add(s.Took); end.After(r.State.FencedAt) && s.Began.Before(r.State.OpenedAt) {
-				rows = append(rows, []string{s.Name, view.Duration(s.Took)})
+				rows = append(rows, []string{s.Name, view.Duration(s.Took), span(r.Predicted.Of(s.Name).Sum())})
 			}
 		}
 		view.Table(out, c, rows)
@@ -67,6 +69,14 @@ func (r *applyReport) print(out io.Writer) {
 		fmt.Fprintln(out, "A forced failover has not been tried: prove it with `mqlift failover`.")
 	}
 	fmt.Fprintf(out, "Going back costs the messages written since %s: `mqlift status` says how many, `mqlift rollback --replay` sends them to the old group again.\n", r.State.OpeningAt.Format(time.RFC3339))
+}
+
+// span is a predicted time in words; empty for none.
+func span(low, high time.Duration) string {
+	if high == 0 {
+		return ""
+	}
+	return view.Duration(low) + " to " + view.Duration(high)
 }
 
 // printCertificate shows what was proven of the logs, the queues and the metadata before writes opened.

@@ -184,7 +184,7 @@ func Make(in Input) (*Plan, error) {
 	if err := p.bytes(in.Facts).Err(); err != nil {
 		return nil, err
 	}
-	p.predict()
+	p.Outage = predict(in.Facts)
 	for _, s := range in.Playbook.Stages {
 		stage := Stage{Name: s.Name, Clients: s.Clients, PointOfNoReturn: s.PointOfNoReturn}
 		for _, name := range s.Steps {
@@ -241,19 +241,6 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 		bears(m, m.NewRoot, need, place.Filesystem.Free, "make room, or name another place (dledgerRoot)")
 	}
 	return full
-}
-
-// predict adds up the time without writes from what was measured on 4.5.2 with three brokers on two
-// cores; `mqlift apply` reports the real times beside.
-func (p *Plan) predict() {
-	p.Outage.Parts = []Part{
-		{"the fenced log comes to a stand", 200 * time.Millisecond, 800 * time.Millisecond},
-		{"tail copied, metadata copied, logs certified", 200 * time.Millisecond, 3 * time.Second},
-		{"first peers start", 3 * time.Second, 8 * time.Second},
-		{"leader elected and proven", 1 * time.Second, 4 * time.Second},
-		{"old master stops", 1 * time.Second, 7 * time.Second},
-		{"offsets carried, writes opened", 100 * time.Millisecond, 1 * time.Second},
-	}
 }
 
 func fingerprint(in Input, p *Plan) (string, error) {

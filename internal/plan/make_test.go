@@ -379,8 +379,11 @@ func TestAPlanStaysFreshWhileMessagesComeAndTimePasses(t *testing.T) {
 }
 
 func TestAnOutageIsTheSumOfItsParts(t *testing.T) {
-	o := plan.Outage{Parts: []plan.Part{{Low: time.Second, High: 3 * time.Second}, {Low: 20 * time.Millisecond, High: time.Minute}}}
+	o := plan.Outage{Parts: []plan.Part{{Stage: "a", Low: time.Second, High: 3 * time.Second}, {Stage: "b", Low: 20 * time.Millisecond, High: time.Minute}}}
 	if low, high := o.Sum(); low != 1020*time.Millisecond || high != 63*time.Second {
+		t.Errorf("%s to %s", low, high)
+	}
+	if low, high := o.Of("b").Sum(); low != 20*time.Millisecond || high != time.Minute {
 		t.Errorf("%s to %s", low, high)
 	}
 }

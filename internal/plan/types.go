@@ -164,27 +164,6 @@ type Forecast struct {
 	Free int64  `json:"free"` // bytes
 }
 
-// Outage is the predicted time without writes, with where it goes.
-type Outage struct {
-	Parts []Part `json:"parts"`
-}
-
-// Part is one share of an outage, between Low and High.
-type Part struct {
-	What string        `json:"what"`
-	Low  time.Duration `json:"lowNs"`
-	High time.Duration `json:"highNs"`
-}
-
-// Sum adds the parts up.
-func (o Outage) Sum() (low, high time.Duration) {
-	for _, p := range o.Parts {
-		low += p.Low
-		high += p.High
-	}
-	return low, high
-}
-
 // Member finds a member by host name, nil when there is none.
 func (p *Plan) Member(host string) *Member {
 	for _, m := range p.Members {

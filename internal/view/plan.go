@@ -86,9 +86,9 @@ func Plan(w io.Writer, color bool, p *plan.Plan) {
 
 	low, high := p.Outage.Sum()
 	head(fmt.Sprintf("Expected: writes unavailable for %s to %s, reads not at all", Duration(low), Duration(high)))
-	rows = [][]string{{"share", "from", "to"}}
+	rows = [][]string{{"stage", "share", "from", "to"}}
 	for _, part := range p.Outage.Parts {
-		rows = append(rows, []string{part.What, Duration(part.Low), Duration(part.High)})
+		rows = append(rows, []string{part.Stage, part.What, Duration(part.Low), Duration(part.High)})
 	}
 	Table(w, color, rows)
 	fmt.Fprintln(w, "Producers with an old route notice until their next poll of it (30 s) as well.")
