@@ -21,14 +21,15 @@ import (
 	"testing"
 	"time"
 
+	"mqlift/internal/bridge"
 	"mqlift/internal/hostinfo"
 	"mqlift/internal/remote"
 	"mqlift/internal/store"
 	"mqlift/internal/transfer"
 )
 
-// TestMain lets the test binary be the three programs that the tests need: the agent itself, a JVM
-// that runs a broker, and a tool that pushes an agent and is then killed.
+// TestMain lets the test binary be the programs that the tests need: the agent itself, a JVM that runs
+// a broker, and tools that push an agent, or have it bridge a port, and are then killed.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "agent":
@@ -48,6 +49,18 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println(a.Dir())
 		select {}
+	case len(os.Args) > 1 && os.Args[1] == "push-and-bridge":
+		a, err := Push(context.Background(), &localHost{name: "local"}, WithParent(os.Args[2]))
+		if err == nil {
+			listening := sync.OnceFunc(func() { fmt.Println("listening") })
+			_, err = a.Bridge(context.Background(), bridge.Request{Listen: os.Args[3:4], Targets: os.Args[4:5]}, nil, func(s bridge.State) {
+				if len(s.Listening) > 0 {
+					listening()
+				}
+			})
+		}
+		fmt.Println(err)
+		os.Exit(1)
 	}
 	status := m.Run()
 	if toClose != nil {

@@ -52,6 +52,7 @@ func Command() *cobra.Command {
 		verb("receive", receive),
 		verb("send", send),
 		verb("reach", reach),
+		verb("bridge", runBridge),
 	)
 	return c
 }

@@ -122,7 +122,7 @@ func newGuest(request []byte) *guest {
 
 // beat is how often a guest is told that this machine is there, and unheard for how long it goes on without
 // that: a machine that is off or cut off ends no connection, and whoever takes the group over from it
-// (grouplock.SilentAfter) must not find its copies at work.
+// (grouplock.SilentAfter) must not find its copies at work, nor its bridges.
 const (
 	beat    = 2 * time.Second
 	unheard = 20 * time.Second
@@ -161,30 +161,47 @@ func visit[Result any](ctx context.Context, a *Agent, verb string, g *guest) (Re
 }
 
 // meet is the agent's side: it says its pin and returns what it is told of the other's. The context returned
-// ends with the input, which is open for as long as somebody wants the work done, and when nothing comes in.
+// is attend's.
 func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (context.Context, Answer, error) {
 	s.write(document{Pin: id.Pin()})
-	ctx, cancel := context.WithCancelCause(ctx)
 	told := make(chan Answer, 1)
+	ctx = attend(ctx, s, link.ErrBroken, func(_ context.Context, a Answer) error {
+		select {
+		case told <- a:
+			return nil
+		default:
+			return errors.New("it was told twice whom to meet")
+		}
+	})
+	select {
+	case a := <-told:
+		return ctx, a, nil
+	case <-ctx.Done():
+		var none Answer
+		return ctx, none, context.Cause(ctx)
+	}
+}
+
+// attend has take called with what the verb is told after its request. The context returned ends when take fails,
+// with the input (errDismissed), which is open for as long as somebody wants the work done, and, with the error
+// alone, when nothing comes in.
+func attend[Told any](ctx context.Context, s *session, alone error, take func(context.Context, Told) error) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
 	silence := time.AfterFunc(unheard, func() {
-		cancel(fmt.Errorf("%w: nothing was heard for %s from the machine that mqlift runs on", link.ErrBroken, unheard))
+		cancel(fmt.Errorf("%w: nothing was heard for %s from the machine that mqlift runs on", alone, unheard))
 	})
 	go func() {
 		defer silence.Stop()
 		for {
 			line, err := s.in.ReadBytes('\n')
 			silence.Reset(unheard)
-			var a Answer
+			var t Told
 			switch {
 			case errors.Is(err, io.EOF):
 				err = errDismissed
 			case err == nil && len(line) > 1: // not a beat
-				if err = json.Unmarshal(line, &a); err == nil {
-					select {
-					case told <- a:
-					default:
-						err = errors.New("it was told twice whom to meet")
-					}
+				if err = json.Unmarshal(line, &t); err == nil {
+					err = take(ctx, t)
 				}
 			}
 			if err != nil {
@@ -193,13 +210,7 @@ func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (conte
 			}
 		}
 	}()
-	select {
-	case a := <-told:
-		return ctx, a, nil
-	case <-ctx.Done():
-		var none Answer
-		return ctx, none, context.Cause(ctx)
-	}
+	return ctx
 }
 
 func receive(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"mqlift/internal/bridge"
 	"mqlift/internal/hostinfo"
 )
 
@@ -28,7 +29,7 @@ func TestARequestThatWasCutIsRefused(t *testing.T) {
 func FuzzARequestIsItsLine(f *testing.F) {
 	for _, r := range []any{
 		KillRequest{Process: hostinfo.ProcessID{PID: 4242, Start: 7, Boot: "b"}}, LockRequest{Action: LockTake, Path: "/w/g.lock", Content: []byte("x"), Quiet: time.Second},
-		CopySpec{ToRoot: "/new", Trees: []string{"config"}}, "/opt/broker.conf", nil,
+		CopySpec{ToRoot: "/new", Trees: []string{"config"}}, bridge.Request{Listen: []string{":10911"}, Targets: []string{"10.0.0.2:10911"}}, "/opt/broker.conf", nil,
 	} {
 		line, err := json.Marshal(r)
 		if err != nil {
@@ -42,6 +43,7 @@ func FuzzARequestIsItsLine(f *testing.F) {
 		isOneRequest[StartRequest](t, line, data)
 		isOneRequest[LockRequest](t, line, data)
 		isOneRequest[CopySpec](t, line, data)
+		isOneRequest[bridge.Request](t, line, data)
 		isOneRequest[string](t, line, data)
 	})
 }

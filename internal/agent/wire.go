@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"mqlift/internal/bridge"
 	"mqlift/internal/hostinfo"
 	"mqlift/internal/link"
 	"mqlift/internal/remote"
@@ -24,13 +25,14 @@ import (
 // number of progress documents and heartbeats ({}), then one result or one error. Where data is
 // moved, it follows the request on stdin (unpack), or has stdout for itself and the answer goes to
 // stderr (pack). A verb that is to meet another host's (receive, send, reach) says in between by what that
-// one will know it, and reads on stdin whom to meet. Both ends are the same binary, so there are no versions
-// to agree on.
+// one will know it, and reads on stdin whom to meet. A bridge says how it does, and reads on stdin where else
+// it is to go to. Both ends are the same binary, so there are no versions to agree on.
 
 // document is one line of an answer.
 type document struct {
 	Progress *Progress       `json:"progress,omitempty"`
 	Pin      string          `json:"pin,omitempty"`
+	Bridge   *bridge.State   `json:"bridge,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *Error          `json:"error,omitempty"`
 }
@@ -188,6 +190,7 @@ func (a *Agent) run(ctx context.Context, verb string, stdin io.Reader, stdout io
 type answer struct {
 	onProgress func(Progress)
 	onPin      func(string)
+	onBridge   func(bridge.State)
 
 	line   []byte
 	result json.RawMessage
@@ -231,6 +234,8 @@ func (a *answer) take(line []byte) {
 		a.result = d.Result
 	case d.Pin != "" && a.onPin != nil:
 		a.onPin(d.Pin)
+	case d.Bridge != nil && a.onBridge != nil:
+		a.onBridge(*d.Bridge)
 	case d.Progress != nil && a.onProgress != nil:
 		a.onProgress(*d.Progress)
 	}
