@@ -285,6 +285,9 @@ func (b *bench) command(c call, args ...string) *exec.Cmd {
 	if (args[0] == "apply" || args[0] == "rollback" || args[0] == "status") && !slices.Contains(args, "--state-dir") {
 		args = append(args, "--state-dir", b.stateDir())
 	}
+	if args[0] == "apply" { // clients here ask for their routes all the time
+		args = append(args, "--route-poll", "1s")
+	}
 	cmd := exec.Command(os.Getenv(binaryVariable), args...)
 	cmd.Env, cmd.Stdin = c.env, strings.NewReader(c.stdin)
 	return cmd

@@ -22,7 +22,7 @@ func (joinOldMaster) Requirement() playbook.Requirement {
 func (joinOldMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("carry consumequeue, index and config to %s, use the new broker.conf, run `%s` as %s, wait until it has caught up", m.NewRoot, m.Start, m.Peer)})
+		l = append(l, plan.Action{Host: m.Host, Text: fmt.Sprintf("when clients have fresh routes, carry consumequeue, index and config to %s, use the new broker.conf, run `%s` as %s, wait until it has caught up", m.NewRoot, m.Start, m.Peer)})
 	}
 	return l
 }
@@ -30,6 +30,9 @@ func (joinOldMaster) Describe(p *plan.Plan) []plan.Action {
 func (joinOldMaster) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (joinOldMaster) Do(ctx context.Context, e *Env) error {
+	if err := e.endBridge(ctx); err != nil {
+		return err
+	}
 	m := e.Master()
 	p, err := m.process(ctx)
 	if err != nil {

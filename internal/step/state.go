@@ -65,6 +65,9 @@ type State struct {
 	// OpenedAt is when the new group acknowledged its first message.
 	OpenedAt time.Time `json:"openedAt,omitzero"`
 
+	// Bridge is what clients with old routes sent over the bridge; nil where there was none.
+	Bridge *Bridged `json:"bridge,omitempty"`
+
 	// JoiningAt is set before the old master is started as a peer: from then on its ledger counts.
 	JoiningAt time.Time `json:"joiningAt,omitzero"`
 

@@ -80,6 +80,7 @@ type Env struct {
 	Save func() error
 
 	lock        lock
+	bridge      *clientBridge // nil: there is none
 	mu          sync.Mutex
 	seals       map[string]map[string]seal // by host and folder
 	stage, step string
@@ -95,6 +96,9 @@ type Options struct {
 	Keys []probe.MessageKey
 	// LimitRate bounds what each host sends while the old group takes sends, in bytes a second; 0: no limit.
 	LimitRate int64
+	// RoutePoll is how often clients ask for their routes (pollNameServerInterval); 0: no bridge for those with
+	// old ones.
+	RoutePoll time.Duration
 	// BreakLock names a run whose lock is taken over, unless it lives; empty for none.
 	BreakLock string
 	// Credentials sign requests where the cluster has ACL; nil without.
@@ -218,7 +222,7 @@ func All() []Step {
 		decide{},
 		retireMaster{}, carryOffsets{},
 		openWrites{},
-		stopMaster{},
+		bridgeClients{}, stopMaster{},
 		joinOldMaster{},
 		proveGroup{}, proveFailover{},
 		unlockGroup{},
