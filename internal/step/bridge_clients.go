@@ -178,8 +178,8 @@ func (e *Env) endBridge(ctx context.Context) error {
 	e.bridge = nil
 	s := b.now()
 	e.State.Bridge = &Bridged{Connections: s.Accepted, FromClients: s.FromClients, ToClients: s.ToClients}
-	if b.err != nil {
-		return fmt.Errorf("%s: the bridge for clients with old routes: %w", m.Host, b.err)
+	if b.err != nil { // no reason to leave the group without its third peer
+		e.note(m.Host, "the bridge for clients with old routes: %v", b.err)
 	}
 	if s.Accepted > 0 {
 		e.note(m.Host, "%d connections of clients with old routes were forwarded to the leader", s.Accepted)
@@ -232,24 +232,25 @@ func (e *Env) trustsHost(ctx context.Context, host *Node) (string, error) {
 	return "", nil
 }
 
-// aclFiles are the files that a broker with aclEnable reads: conf/plain_acl.yml, and from 4.9.3 on those in
+// aclFiles are the files that a broker with aclEnable reads: conf/plain_acl.yml, and from 4.9.3 on those below
 // conf/acl.
 func (n *Node) aclFiles(ctx context.Context) ([]string, error) {
+	conf := join(n.InstallDir, "conf")
+	below, err := n.filesIn(ctx, join(conf, "acl"))
+	if err != nil {
+		return nil, err
+	}
 	var files []string
-	for dir, only := range map[string]string{"conf": "plain_acl.yml", "conf/acl": ""} {
-		entries, err := n.Remote.ReadDir(ctx, join(n.InstallDir, dir))
-		if isNotExist(err) {
-			continue
+	for name := range below {
+		if strings.HasSuffix(name, ".yml") || strings.HasSuffix(name, ".yaml") {
+			files = append(files, join(conf, "acl", name))
 		}
-		if err != nil {
-			return nil, err
-		}
-		for _, entry := range entries {
-			yaml := strings.HasSuffix(entry.Name(), ".yml") || strings.HasSuffix(entry.Name(), ".yaml")
-			if !entry.IsDir() && yaml && (only == "" || entry.Name() == only) {
-				files = append(files, join(n.InstallDir, dir, entry.Name()))
-			}
-		}
+	}
+	switch _, err := n.Remote.Stat(ctx, join(conf, "plain_acl.yml")); {
+	case err == nil:
+		files = append(files, join(conf, "plain_acl.yml"))
+	case !isNotExist(err):
+		return nil, err
 	}
 	return files, nil
 }
