@@ -18,8 +18,8 @@ var errAlone = errors.New("the bridge ended by itself")
 //
 // What is sent to retarget, which may be nil, are other targets, one for each of Listen. They go to the bridge as
 // further lines of its input, as the signs of life do: so they need no name by which another request would find the
-// bridge, nothing that lies on the host for it, and reach no bridge but this one. A target changes when the state
-// says so.
+// bridge, nothing that lies on the host for it, and reach no bridge but this one. A target has changed when the
+// state says so. Nobody receives from retarget any more once Bridge has returned.
 //
 // tell, which may be nil, is told the state every second, when a port is taken, and when the targets change.
 //

@@ -21,8 +21,8 @@
 // Messages that come over the bridge have its host as their bornHost.
 //
 // Consumers: a broker keeps the members of a consumer group by connection and counts a client with two of them
-// twice (ConsumerGroupInfo.getAllClientId in 4.5.2, 4.9.7 and 5.3.3); the group's queues are then shared out as
-// if there were more clients, and some are consumed by nobody. Somebody with a fresh route keeps the old
+// twice (ConsumerGroupInfo.getAllClientId in 4.5.2, 4.9.7 and 5.3.3; seen on 4.5.2); the group's queues are then
+// shared out as if there were more clients, and some are consumed by nobody. Somebody with a fresh route keeps the old
 // connection, silent, for two minutes (clientChannelMaxIdleTimeSeconds), or for as long as the bridge is there.
 // That is why a connection that nothing goes over is closed after Request.Quiet.
 package bridge

@@ -145,7 +145,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 }
 
 // freeAddress is one that nobody listens on, outside of the ports that outgoing connections are given.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	for port := 20000 + os.Getpid()%5000; port < 32000; port++ {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
@@ -560,4 +560,47 @@ func TestABridgeListensWhereItIsTold(t *testing.T) {
 			b.stop(t)
 		})
 	}
+}
+
+func BenchmarkStream(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				io.Copy(io.Discard, c)
+				c.Close()
+			}()
+		}
+	}()
+	ctx, end := context.WithCancel(b.Context())
+	listening, ended := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	address := freeAddress(b)
+	go func() {
+		defer close(ended)
+		Run(ctx, Request{Listen: []string{address}, Targets: []string{l.Addr().String()}}, nil, func(State) { once.Do(func() { close(listening) }) })
+	}()
+	<-listening
+	for name, to := range map[string]string{"direct": l.Addr().String(), "bridged": address} {
+		b.Run(name, func(b *testing.B) {
+			c := dial(b, to)
+			chunk := make([]byte, 256<<10)
+			b.SetBytes(int64(len(chunk)))
+			for b.Loop() {
+				if _, err := c.Write(chunk); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	end()
+	<-ended
 }
