@@ -17,7 +17,7 @@ demo: tools build
 # which needs root and says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
-	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench
+	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench ./e2e/javaclient
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 40m -parallel 2 -v ./e2e
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/faults
 	$(MAKE) --no-print-directory fuzz FUZZTIME=1500x
@@ -65,8 +65,8 @@ fuzz:
 # What is missing is installed where that is possible without asking, and named otherwise.
 .PHONY: tools
 tools:
-	@command -v java >/dev/null && command -v mvn >/dev/null || { \
+	@command -v java >/dev/null && command -v javac >/dev/null && command -v mvn >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless maven >/dev/null; \
-	  else echo "missing: a JDK of 17 or newer and Maven; on Debian: sudo apt-get install openjdk-17-jre-headless maven" >&2; exit 1; fi; }
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jdk-headless maven >/dev/null; \
+	  else echo "missing: a JDK of 17 or newer and Maven; on Debian: sudo apt-get install openjdk-17-jdk-headless maven" >&2; exit 1; fi; }
 	@sh e2e/netlab/tools.sh
