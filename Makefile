@@ -17,7 +17,7 @@ demo: tools build
 # which needs root and says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
-	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench ./e2e/javaclient
+	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench ./e2e/javaclient ./e2e/refcase
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 40m -parallel 2 -v ./e2e
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/faults
 	$(MAKE) --no-print-directory fuzz FUZZTIME=1500x

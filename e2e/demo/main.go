@@ -21,10 +21,11 @@ func main() {
 	release := flag.String("release", "4.5.2", "RocketMQ release")
 	logFileSize := flag.String("log-file-size", "", "size of a commit log file (default: the lab's)")
 	bodySize := flag.Int("body-size", 0, "bytes of the application's messages (default: as short as their keys)")
+	java := flag.Bool("java", false, "an application in Java sends and consumes beside the one in Go")
 	dir := flag.String("dir", "", "folder for the lab and all files (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := demo(ctx, *dir, refcase.Options{Binary: *binary, Release: *release, LogFileSize: *logFileSize, BodySize: *bodySize, Keep: *keep, Out: os.Stdout})
+	err := demo(ctx, *dir, refcase.Options{Binary: *binary, Release: *release, LogFileSize: *logFileSize, BodySize: *bodySize, Java: *java, Keep: *keep, Out: os.Stdout})
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "\nNOT ALL PROMISES HELD:\n%v\n", err)

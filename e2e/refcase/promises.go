@@ -25,6 +25,7 @@ type Result struct {
 	Stages            []Stage       // of the upgrade, as apply reports them
 	Consumed          Consumed      // from the beginning to the end
 	ConsumeGap        time.Duration // longest time in which the application that consumes was given nothing, during the upgrade
+	Java              *Java         // the application in Java; nil where none was wanted
 	Failover          Failover
 	Acknowledged      int
 	Nodes             []Node
@@ -32,6 +33,13 @@ type Result struct {
 	Rate              float64 // the application's messages per second before the upgrade
 	ApplyWriteOutage  time.Duration
 	UpgradeTook, Took time.Duration
+}
+
+// Java is what became of the application in Java.
+type Java struct {
+	Outage     time.Duration // of its sends, during the upgrade
+	ConsumeGap time.Duration // longest time in which it was given nothing, during the upgrade
+	Consumed   Consumed      // from the beginning to the end
 }
 
 // Stage is how long a stage of the upgrade took.
@@ -106,6 +114,9 @@ func (r *Result) upgrade(c *Case, from, to time.Time, report string) error {
 		c.say("a look-up failed during the upgrade, at %s: %s", o.From.Format(time.TimeOnly), o.FirstError)
 	}
 	r.ConsumeGap = c.Reader.Gap(from, to)
+	if c.Java {
+		r.Java = &Java{Outage: c.JavaClient.Between(from, to).Longest, ConsumeGap: c.JavaReader.Gap(from, to)}
+	}
 	r.UpgradeTook = to.Sub(from)
 	data, err := os.ReadFile(report)
 	if err != nil {
@@ -139,6 +150,9 @@ func (r *Result) count(ctx context.Context, c *Case) error {
 	r.Acknowledged = len(acked)
 	c.say("looking %d acknowledged and %d old messages up on every node", len(acked), len(c.Old))
 	r.Consumed = c.Reader.Await(ctx, time.Minute, slices.Concat(c.Old, acked))
+	if r.Java != nil {
+		r.Java.Consumed = c.JavaReader.Await(ctx, time.Minute, slices.Concat(c.Old, acked))
+	}
 	found, err := c.Find(ctx, acked)
 	if err != nil {
 		return err
@@ -185,6 +199,10 @@ func (r *Result) Err() error {
 	if unseen := r.Consumed.Unseen; len(unseen) > 0 {
 		miss("%d of %d messages were not consumed, the first few: %v", len(unseen), r.Consumed.Wanted, head(unseen))
 	}
+	if r.Java != nil && len(r.Java.Consumed.Unseen) > 0 {
+		unseen := r.Java.Consumed.Unseen
+		miss("%d of %d messages were not consumed by the application in Java, the first few: %v", len(unseen), r.Java.Consumed.Wanted, head(unseen))
+	}
 	for host, lines := range r.Bugs {
 		miss("%s: %d lines with [BUG] in the broker's log, the first: %s", host, len(lines), lines[0])
 	}
@@ -211,6 +229,9 @@ func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nupgrade, stage by stage: %s\n", strings.Join(stages, ", "))
 	fmt.Fprintf(w, "look-ups of old keys with a fresh route during the upgrade: %d, failed: %d\n", r.Reads, r.ReadsBad)
 	fmt.Fprintf(w, "consumer group: %s\nlongest time in which it was given nothing during the upgrade: %s\n", r.Consumed, round(r.ConsumeGap))
+	if j := r.Java; j != nil {
+		fmt.Fprintf(w, "application in Java: %s without sends and %s without being given a message during the upgrade; %s\n", round(j.Outage), round(j.ConsumeGap), j.Consumed)
+	}
 	fmt.Fprintf(w, "application: %.0f messages/s before the upgrade; lines with [BUG] in the brokers' logs: %d\n", r.Rate, len(r.Bugs))
 	fmt.Fprintf(w, "upgrade %s, everything after the lab was up %s\n", round(r.UpgradeTook), round(r.Took))
 }

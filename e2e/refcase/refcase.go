@@ -16,7 +16,9 @@ import (
 	"sync"
 	"time"
 
+	"mqlift/e2e/javaclient"
 	"mqlift/e2e/wait"
+	"mqlift/internal/lab"
 	"mqlift/internal/probe"
 	"mqlift/internal/rocketmq"
 )
@@ -27,8 +29,9 @@ const (
 	Group    = "broker-a"
 	OldFirst = 600000
 	OldCount = 100
-	// ReaderGroup is the consumer group of the application that consumes.
-	ReaderGroup = "readers"
+	// ReaderGroup is the consumer group of the application that consumes, JavaReaderGroup that of the one in Java.
+	ReaderGroup     = "readers"
+	JavaReaderGroup = "java-readers"
 )
 
 // KeySpec is how mqlift's --keys names the old messages.
@@ -38,12 +41,13 @@ const KeySpec = Topic + ":m600000..m600099"
 type Options struct {
 	Binary  string // the mqlift to use
 	Dir     string // where all files go
-	Release string // of a lab made by Loopback
+	Release string // of a lab made by Loopback, and of the client in Java
 	// LogFileSize is mappedFileSizeCommitLog as mqlift lab takes it, for Loopback; empty for the lab's
 	// own. Small files make the log roll over during the upgrade.
 	LogFileSize string
 	BodySize    int     // bytes of the application's messages; 0: as short as their keys
 	Rate        float64 // messages per second kept up by an application; 0 takes 250
+	Java        bool    // an application in Java sends and consumes beside the one in Go
 	Keep        bool    // leave the ground up
 	Out         io.Writer
 }
@@ -61,6 +65,10 @@ type Case struct {
 	Read   probe.Timeline // look-ups of old keys with a fresh route each
 	Reader Consumer       // an application that consumes everything
 
+	JavaClient probe.Timeline // sends of an application in Java, where that was wanted
+	JavaReader Received       // and what it was given
+
+	java        javaclient.Client
 	stopTraffic context.CancelFunc
 	traffic     sync.WaitGroup
 	mu          sync.Mutex
@@ -82,8 +90,10 @@ func Up(ctx context.Context, on Ground, o Options) (_ *Case, err error) {
 	if err := c.client.Broker(c.Master().Broker).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
 		return nil, err
 	}
-	if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(ReaderGroup)); err != nil {
-		return nil, err
+	for _, group := range []string{ReaderGroup, JavaReaderGroup} {
+		if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(group)); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.routed(ctx); err != nil {
 		return nil, err
@@ -137,9 +147,18 @@ func (c *Case) replicated(ctx context.Context) error {
 // StateDir is where mqlift keeps its journals in this case.
 func (c *Case) StateDir() string { return filepath.Join(c.Dir, "state") }
 
+// javaRate is how many messages the application in Java sends a second: enough to see when they do not go.
+const javaRate = 50
+
 // Start begins the traffic: an application that sends c.Rate keyed messages a second, one that consumes
-// them, a sender and a reader of old keys with fresh routes. It returns when all go steadily.
+// them, where wanted one in Java that does both, a sender and a reader of old keys with fresh routes. It
+// returns when all go steadily.
 func (c *Case) Start(ctx context.Context) error {
+	if c.Java {
+		if err := c.startJava(ctx); err != nil {
+			return err
+		}
+	}
 	c.Reader.NameServers, c.Reader.Group, c.Reader.Topics = c.NameServers, ReaderGroup, []string{Topic}
 	if err := c.Reader.Start(); err != nil {
 		return err
@@ -162,6 +181,20 @@ func (c *Case) Start(ctx context.Context) error {
 	return c.Steady(ctx)
 }
 
+func (c *Case) startJava(ctx context.Context) error {
+	jars, err := lab.FetchRelease(ctx, "", c.Release, func(line string) { c.say("%s", line) })
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(c.Dir, "java")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	c.java = javaclient.Client{Jars: jars, Dir: dir, NameServers: c.NameServers, Topic: Topic, ProducerGroup: "java-application", ConsumerGroup: JavaReaderGroup,
+		KeyPrefix: "j", Rate: javaRate, Timeline: &c.JavaClient, Sent: c.Sent, Given: c.JavaReader.Add}
+	return c.java.Start(ctx)
+}
+
 // body makes bodies of BodySize that do not compress, since clients compress large ones.
 func (c *Case) body() func(string) []byte {
 	if c.BodySize == 0 {
@@ -174,14 +207,27 @@ func (c *Case) body() func(string) []byte {
 	}
 }
 
-// Steady waits until all traffic has gone without a failure for a while.
+// steadyLimit bounds how long it may take until all traffic goes: clients learn of a new route within 30 s.
+const steadyLimit = 90 * time.Second
+
+// Steady waits until all traffic has gone without a failure for a while, and those who consume are given messages.
 func (c *Case) Steady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
-	defer cancel()
 	now := time.Now()
-	for name, t := range map[string]*probe.Timeline{"the application's sends": &c.Client, "sends with a fresh route": &c.Write, "look-ups of old keys": &c.Read} {
-		if err := t.WaitSteady(ctx, now, 50); err != nil {
+	sends := map[string]*probe.Timeline{"the application's sends": &c.Client, "sends with a fresh route": &c.Write, "look-ups of old keys": &c.Read}
+	readers := map[string]*Received{"the application that consumes": &c.Reader.Received}
+	if c.Java {
+		sends["the sends of the application in Java"], readers["the application in Java that consumes"] = &c.JavaClient, &c.JavaReader
+	}
+	limited, cancel := context.WithTimeout(ctx, steadyLimit)
+	defer cancel()
+	for name, t := range sends {
+		if err := t.WaitSteady(limited, now, 50); err != nil {
 			return fmt.Errorf("waiting for %s to go steadily (%s): %w", name, t.LastError(now), err)
+		}
+	}
+	for name, r := range readers {
+		if err := r.WaitAfter(ctx, steadyLimit, now); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
@@ -205,8 +251,9 @@ func (c *Case) Stop() error {
 		return nil
 	}
 	c.stopTraffic()
+	err := c.java.StopSending()
 	c.traffic.Wait()
-	return c.trafficErr
+	return errors.Join(c.trafficErr, err)
 }
 
 // Run calls mqlift, showing its output.
@@ -275,7 +322,7 @@ func (c *Case) Bugs() (map[string][]string, error) {
 
 // Down ends the ground, unless it is to be kept, and all connections.
 func (c *Case) Down() error {
-	err := errors.Join(c.Stop(), c.Reader.Stop(), c.client.Close())
+	err := errors.Join(c.Stop(), c.Reader.Stop(), c.java.Stop(), c.client.Close())
 	if c.Keep {
 		return err
 	}
