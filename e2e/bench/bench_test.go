@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
@@ -13,9 +15,13 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 		{Store: "1", Procedure: "by hand", Start: 4, Write: 40, Missing: 2},
 		{Store: "1", Procedure: "by hand", Start: 8, Write: 20},
 		{Store: "1", Procedure: "by hand", Start: 5, Write: 30, Problem: "no leader"},
-		{Store: "1", Procedure: "mqlift", Start: 5, Write: 6, Application: 7.5, Election: 1, Stages: map[string]float64{"form": 5}, stages: []string{"form"}},
-		{Store: "1", Procedure: "mqlift", Start: 5, Write: 9, Application: 7.5, Election: 1, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
-		{Store: "4", Procedure: "mqlift", Start: 5, Write: 9, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
+		{Store: "1", Procedure: "mqlift", Start: 5, Write: 6, Application: 7.5, JavaApplication: 30, ConsumerGap: 9, JavaConsumerGap: 15,
+			yardsticks: yardsticks{FirstStarts: []float64{6, 8}, Election: 1}, Stages: map[string]float64{"form": 5}, stages: []string{"form"}},
+		{Store: "1", Procedure: "mqlift", Start: 5, Write: 9, Application: 7.5, JavaApplication: 15, ConsumerGap: 9, JavaConsumerGap: 15,
+			yardsticks: yardsticks{FirstStarts: []float64{7, 9}, Election: 1}, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
+		{Store: "4", Procedure: "mqlift", Start: 5, Write: 9, LookupsFailed: 2, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
+		{Store: "4", Procedure: "mqlift, 20 MiB/s", Write: 9, Latency: &latency{Copy: 204, Sends: 50000, P99: 0.0075, Before: 0.005}},
+		{Store: "4", Procedure: "mqlift, 20 MiB/s", Write: 9, Latency: &latency{Copy: 206, Sends: 52000, P99: 0.0075, Before: 0.005}},
 	}}
 	r.summarise()
 	if err := r.err(); err != nil {
@@ -27,8 +33,14 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 	for _, want := range []string{
 		"1 GiB by hand 30.00 s", "2 0 1 of 3",
 		"writes away, 7.50 s by hand, 30.00 s 0.25 at most 0.20",
-		"a broker's start, 5.00 s, and an election, 1.00 s, 6.00 s 1.25 at most 1.60",
-		"writes away for an application, 7.50 s writes away, 7.50 s 1.00 at most 1.30",
+		"a peer's first start, 7.50 s, and an election, 1.00 s, 8.50 s 0.88 at most 1.60",
+		"the old master's start, 5.00 s, and an election, 1.00 s, 6.00 s 1.25 for information",
+		"writes away for an application in Go, 7.50 s writes away, 7.50 s 1.00 at most 1.30",
+		"writes away for an application in Java, 22.50 s writes away, 7.50 s 3.00 at most 1.30",
+		"gap of a consumer in Go, 9.00 s writes away, 7.50 s 1.20 at most 1.30",
+		"gap of a consumer in Java, 15.00 s writes away, 7.50 s 2.00 at most 1.30",
+		"1 GiB failed look-ups 0 0 1 GiB missing messages 0 0", "4 GiB failed look-ups 2 0",
+		"4 GiB p99 of 51000 sends during the copy (mqlift, 20 MiB/s, 205 s), 7.5 ms that of as long before the apply, 5.0 ms 1.50 at most 1.30",
 		"4 GiB writes away, 9.00 s that at 1 GiB, 7.50 s 1.20 at most 1.15",
 		"mqlift at 1 GiB, stage by stage: form 6.00 s",
 	} {
@@ -42,6 +54,44 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 	r.Samples[3].Missing = 1
 	if r.err() == nil {
 		t.Error("a message that mqlift lost is no failure")
+	}
+	r.Samples[3].Missing, r.Samples[len(r.Samples)-1].Unconsumed = 0, 1
+	if r.err() == nil {
+		t.Error("a message that was never consumed after mqlift's run with a limited rate is no failure")
+	}
+}
+
+func TestAStepsTimesAreInARunsEvents(t *testing.T) {
+	const events = `{"time":"2026-01-01T00:00:00Z","kind":"step-begin","step":"lock-group"}
+{"time":"2026-01-01T00:00:01Z","kind":"step-end","step":"lock-group"}
+{"time":"2026-01-01T00:00:01Z","kind":"step-begin","step":"copy-log-live"}
+{"time":"2026-01-01T00:00:02Z","kind":"progress","step":"copy-log-live","done":5}
+{"time":"2026-01-01T00:00:03.5Z","kind":"step-end","step":"copy-log-live"}
+{"time":"2026-01-01T00:00:04Z","kind":"step-begin","step":"fence-master"}
+`
+	from, to, err := stepTimes([]byte(events), "copy-log-live")
+	if err != nil || to.Sub(from) != 2500*time.Millisecond || from.Second() != 1 {
+		t.Errorf("%s %s %v", from, to, err)
+	}
+	for _, step := range []string{"fence-master", "start-peers"} {
+		if _, _, err := stepTimes([]byte(events), step); err == nil {
+			t.Errorf("%s has no end, and that is no error", step)
+		}
+	}
+	if _, _, err := stepTimes([]byte(events[:100]), "lock-group"); err == nil {
+		t.Error("torn events are no error")
+	}
+}
+
+func TestSamplesAreWrittenWithTheirYardsticks(t *testing.T) {
+	data, err := json.Marshal(sample{yardsticks: yardsticks{FirstStarts: []float64{6, 8}, Election: 1}, Latency: &latency{P99: 0.5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"peerFirstStarts":[6,8]`, `"election":1`, `"p99":0.5`} {
+		if !bytes.Contains(data, []byte(want)) {
+			t.Errorf("%s is not in %s", want, data)
+		}
 	}
 }
 

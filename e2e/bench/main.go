@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mqlift/e2e/javaclient"
 	"mqlift/internal/lab"
 )
 
@@ -30,7 +31,7 @@ type options struct {
 	binary, release, json, dir, keep string
 	sizes                            string
 	rounds, messageSize              int
-	rate                             float64
+	rate, limit                      float64
 	logFileSize                      int64
 	brokers, transfer                bool
 	out                              io.Writer
@@ -49,6 +50,7 @@ func main() {
 	flag.IntVar(&o.messageSize, "message-size", 4096, "bytes of the messages that fill the stores")
 	flag.Int64Var(&o.logFileSize, "log-file-size", lab.DefaultLogFileSize, "bytes of a commit log file")
 	flag.Float64Var(&o.rate, "rate", 250, "messages per second of the application")
+	flag.Float64Var(&o.limit, "limit-rate", 20, "MiB per second to which further runs of mqlift on the largest store are bound while the group serves, to see what the copy does to sends; 0: no such runs")
 	flag.BoolVar(&o.brokers, "brokers", true, "measure outages, on brokers")
 	flag.BoolVar(&o.transfer, "transfer", true, "measure copying, on files")
 	flag.Parse()
@@ -86,6 +88,12 @@ func (o options) bench(ctx context.Context) (err error) {
 	}
 	if err := missingTools(map[string]string{sshdPath: "openssh-server", "ssh": "openssh-client", "scp": "openssh-client",
 		"ssh-keygen": "openssh-client", "rsync": "rsync"}); err != nil {
+		return err
+	}
+	if o.limit < 0 || o.limit > 0 && o.limit < 0.01 {
+		return fmt.Errorf("-limit-rate %g: give MiB per second, or 0", o.limit)
+	}
+	if _, err := javaclient.FindJDK(ctx); err != nil {
 		return err
 	}
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
@@ -144,9 +152,12 @@ func (o options) outages(ctx context.Context, dir string, sizes []float64, r *re
 		}
 		o.say(fmt.Sprintf("filled a store of %s GiB, %d messages so far, in %s", storeName(size), g.filled, time.Since(began).Round(time.Second)))
 	}
-	all := []procedure{byHand{}, careful{}, apply{}}
 	for round := range o.rounds {
-		for _, size := range sizes {
+		for i, size := range sizes {
+			all := []procedure{byHand{}, careful{}, apply{}}
+			if i == len(sizes)-1 && o.limit > 0 {
+				all = append(all, apply{limit: o.limit})
+			}
 			for i := range all {
 				p := all[(i+round)%len(all)]
 				s, err := g.run(ctx, o, storeName(size), p, round+1)

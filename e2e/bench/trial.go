@@ -6,15 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"mqlift/e2e/refcase"
-	"mqlift/e2e/wait"
 	"mqlift/internal/probe"
 )
 
@@ -31,26 +28,28 @@ type sample struct {
 	Round     int    `json:"round"`
 	// Start is how long the master took, before the run, from its start until it answered a look-up.
 	Start float64 `json:"brokerStart"`
-	// Election is how long two nodes took, after the run, from when both could vote until their leader had
-	// acknowledged a message. Measured after mqlift's runs.
-	Election float64 `json:"election,omitempty"`
+	yardsticks
+	// Latency is measured in mqlift's runs with a limited rate.
+	Latency *latency `json:"latency,omitempty"`
 
 	// The longest outages, and of writes their sum: with fresh routes, and as applications with unmodified
-	// clients saw them.
-	Write         float64 `json:"writeOutage"`
-	WriteTotal    float64 `json:"writeOutagesTotal"`
-	Application   float64 `json:"applicationWriteOutage"`
-	Read          float64 `json:"readOutage"`
-	Lookups       int     `json:"lookups"`
-	LookupsFailed int     `json:"lookupsFailed"`
-	// ConsumerGap is the longest time in which a consumer was given nothing, writes being away included.
-	ConsumerGap float64 `json:"consumerGap"`
-	Took        float64 `json:"took"`
+	// clients in Go and in Java saw them.
+	Write           float64 `json:"writeOutage"`
+	WriteTotal      float64 `json:"writeOutagesTotal"`
+	Application     float64 `json:"applicationWriteOutage"`
+	JavaApplication float64 `json:"javaApplicationWriteOutage"`
+	Read            float64 `json:"readOutage"`
+	Lookups         int     `json:"lookups"`
+	LookupsFailed   int     `json:"lookupsFailed"`
+	// The longest time in which a consumer was given nothing, writes being away included.
+	ConsumerGap     float64 `json:"consumerGap"`
+	JavaConsumerGap float64 `json:"javaConsumerGap"`
+	Took            float64 `json:"took"`
 
 	Acknowledged int `json:"acknowledged"`
 	Missing      int `json:"missing"`    // acknowledged, and not on every node
 	NotByKey     int `json:"notByKey"`   // on every node, and not found by key on every one
-	Unconsumed   int `json:"unconsumed"` // acknowledged, and never given to the consumer
+	Unconsumed   int `json:"unconsumed"` // acknowledged, and never given to a consumer, of the two
 	Bugs         int `json:"bugLines"`   // lines with [BUG] in the brokers' logs
 
 	Stages map[string]float64 `json:"stages,omitempty"`
@@ -85,7 +84,7 @@ func (g *ground) run(ctx context.Context, o options, store string, p procedure, 
 	for _, h := range g.Hosts() {
 		on.Hosts = append(on.Hosts, refcase.Host{Name: h.Name, Broker: h.BrokerAddr(), Logs: filepath.Join(h.Home(), "logs/rocketmqlogs")})
 	}
-	c, err := refcase.Up(ctx, on, refcase.Options{Binary: o.binary, Dir: dir, Rate: o.rate, Out: &said})
+	c, err := refcase.Up(ctx, on, refcase.Options{Binary: o.binary, Dir: dir, Release: o.release, Rate: o.rate, Java: true, Out: &said})
 	if err != nil {
 		return sample{}, err
 	}
@@ -113,12 +112,10 @@ func (g *ground) run(ctx context.Context, o options, store string, p procedure, 
 	if err := t.count(ctx); err != nil {
 		return sample{}, err
 	}
-	if _, mqlift := p.(apply); mqlift && t.sample.Problem == "" {
-		election, err := g.election(ctx)
-		if err != nil {
-			return sample{}, err
+	if p == (apply{}) && t.sample.Problem == "" {
+		if t.sample.yardsticks, err = g.yardsticks(ctx); err != nil {
+			return sample{}, fmt.Errorf("measuring a peer's first start: %w", err)
 		}
-		t.sample.Election = election.Seconds()
 	}
 	return t.sample, nil
 }
@@ -141,9 +138,11 @@ func (t *trial) settle(ctx context.Context, after time.Time) error {
 func (t *trial) measured(from, to time.Time) {
 	s := &t.sample
 	write, read := t.c.Write.Between(from, to), t.c.Read.Between(from, to)
-	s.Write, s.WriteTotal, s.Application = write.Longest.Seconds(), write.Total.Seconds(), t.c.Client.Between(from, to).Longest.Seconds()
+	s.Write, s.WriteTotal = write.Longest.Seconds(), write.Total.Seconds()
+	s.Application, s.JavaApplication = t.c.Client.Between(from, to).Longest.Seconds(), t.c.JavaClient.Between(from, to).Longest.Seconds()
 	s.Read, s.Lookups, s.LookupsFailed = read.Longest.Seconds(), read.OK+read.Failed, read.Failed
-	s.ConsumerGap, s.Took = t.c.Reader.Gap(from, to).Seconds(), to.Sub(from).Seconds()
+	s.ConsumerGap, s.JavaConsumerGap = t.c.Reader.Gap(from, to).Seconds(), t.c.JavaReader.Gap(from, to).Seconds()
+	s.Took = to.Sub(from).Seconds()
 }
 
 // count looks up everything that was acknowledged, on every node.
@@ -151,7 +150,9 @@ func (t *trial) count(ctx context.Context) error {
 	s := &t.sample
 	acked := append(t.c.Sent.Acked(), t.c.Old...)
 	s.Acknowledged = len(acked)
-	s.Unconsumed = len(t.c.Reader.Await(ctx, 30*time.Second, acked).Unseen)
+	for _, reader := range []*refcase.Received{&t.c.Reader.Received, &t.c.JavaReader} {
+		s.Unconsumed += len(reader.Await(ctx, 30*time.Second, acked).Unseen)
+	}
 	nodes, err := t.c.Find(ctx, acked)
 	if err != nil {
 		return err
@@ -174,57 +175,4 @@ func (t *trial) count(ctx context.Context) error {
 		return nil // a host may have none
 	}
 	return err
-}
-
-// election stops the group, starts two of its nodes one after the other, and measures from when the second
-// can vote until a message is acknowledged.
-func (g *ground) election(ctx context.Context) (time.Duration, error) {
-	for _, role := range []int{master, slave, empty} {
-		if err := g.stop(ctx, role); err != nil {
-			return 0, err
-		}
-	}
-	if err := g.start(ctx, slave); err != nil {
-		return 0, err
-	}
-	if err := g.serves(ctx, slave); err != nil {
-		return 0, err
-	}
-	var sends probe.Timeline
-	sending, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- (&probe.FreshSender{Router: g.client.NameServers(g.NameServers()), Brokers: probe.BrokersOf(g.client), Broker: refcase.Group,
-			Topic: fillTopic, Group: "probe", KeyPrefix: "e", Timeline: &sends, Sent: &probe.Sent{}}).Run(sending)
-	}()
-	defer func() {
-		stop()
-		<-ended
-	}()
-	if err := g.start(ctx, empty); err != nil {
-		return 0, err
-	}
-	h := g.host(empty)
-	err := wait.Until(ctx, 2*time.Minute, "the second peer to listen", func(ctx context.Context) error {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(h.Address, strconv.Itoa(h.RaftPort)))
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	votes := time.Now()
-	limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	if err := sends.WaitSteady(limit, votes, 1); err != nil {
-		return 0, fmt.Errorf("waiting for a leader (%s): %w", sends.LastError(votes), err)
-	}
-	for _, a := range sends.Attempts() {
-		if a.OK() {
-			return a.End.Sub(votes), nil
-		}
-	}
-	return 0, errors.New("no message was acknowledged")
 }

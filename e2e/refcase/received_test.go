@@ -10,7 +10,9 @@ import (
 )
 
 func TestAGapIsMeasuredAtFullLengthAndWhereItHasNotEnded(t *testing.T) {
-	at := func(second float64) time.Time { return time.Unix(1000, 0).Add(time.Duration(second * float64(time.Second))) }
+	at := func(second float64) time.Time {
+		return time.Unix(1000, 0).Add(time.Duration(second * float64(time.Second)))
+	}
 	k := probe.MessageKey{Topic: "orders", Key: "a000001"}
 	var r Received
 	if got := r.Gap(at(0), at(100)); got != 0 {
