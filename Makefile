@@ -8,9 +8,9 @@ build:
 	$(GO) build -trimpath -o bin/mqlift ./cmd/mqlift
 
 # The whole case on real brokers on loopback, no root. KEEP=1 leaves the lab up; RELEASE=4.9.7 takes
-# another release.
+# another release; JAVA=1 has an application in Java beside the one in Go.
 demo: tools build
-	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE))
+	$(GO) run ./e2e/demo -mqlift bin/mqlift $(if $(KEEP),-keep) $(if $(RELEASE),-release $(RELEASE)) $(if $(JAVA),-java)
 
 # Unit, command line, and end-to-end tests on real brokers, these a package alone, so that go shows its
 # lines as they come, two labs side by side; then every fuzz target with 1500 inputs; last the network lab,
@@ -32,9 +32,10 @@ faults: tools build
 	@if [ -n '$(ROWS)' ]; then :; elif [ "$$(id -u)" = 0 ]; then bin/faults -network -rows 'killed and back|disk fills|cable|links|4 MB/s|stalled'; \
 	else echo 'NOT RUN: the rows that need hosts of their own, since they need root' >&2; fi
 
-# How long writes and reads are away by hand, with rsync and with mqlift, and how fast stores are copied: on
-# real brokers on loopback, alternating, ROUNDS runs of each for stores of SIZES GiB. All samples go to
-# bin/bench.json. Three rounds of the default sizes take about an hour and 30 GiB of disk.
+# How long writes and reads are away by hand, with rsync and with mqlift, for applications in Go and in Java,
+# what a copy that is bound to a rate does to sends, and how fast stores are copied: on real brokers on
+# loopback, alternating, ROUNDS runs of each for stores of SIZES GiB. All samples go to bin/bench.json. Three
+# rounds of the default sizes take about an hour and a half and 30 GiB of disk.
 SIZES ?= 0.25,1,4
 ROUNDS ?= 3
 bench: tools build

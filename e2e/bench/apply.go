@@ -59,6 +59,7 @@ func (a apply) upgrade(ctx context.Context, t *trial) error {
 		}
 	}
 	began := time.Now()
+	t.quiet = began.Sub(quiet)
 	if err := t.c.Run(ctx, append(args, plan)...); err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type sample struct {
 type trial struct {
 	ground *ground
 	c      *refcase.Case
+	quiet  time.Duration // in which the procedure waited, for a measurement's sake
 	sample sample
 }
 
@@ -142,7 +143,7 @@ func (t *trial) measured(from, to time.Time) {
 	s.Application, s.JavaApplication = t.c.Client.Between(from, to).Longest.Seconds(), t.c.JavaClient.Between(from, to).Longest.Seconds()
 	s.Read, s.Lookups, s.LookupsFailed = read.Longest.Seconds(), read.OK+read.Failed, read.Failed
 	s.ConsumerGap, s.JavaConsumerGap = t.c.Reader.Gap(from, to).Seconds(), t.c.JavaReader.Gap(from, to).Seconds()
-	s.Took = to.Sub(from).Seconds()
+	s.Took = (to.Sub(from) - t.quiet).Seconds()
 }
 
 // count looks up everything that was acknowledged, on every node.
