@@ -28,8 +28,11 @@ func (a apply) name() string {
 	if a.limit == 0 {
 		return mqlift
 	}
-	return fmt.Sprintf("%s, %g MiB/s", mqlift, a.limit)
+	return mqlift + " --limit-rate " + a.rate()
 }
+
+// rate is the limit as mqlift's flag has it.
+func (a apply) rate() string { return strconv.FormatFloat(a.limit, 'f', -1, 64) + "M" }
 
 // byMqlift tells whether it was mqlift's run.
 func (s sample) byMqlift() bool { return strings.HasPrefix(s.Procedure, mqlift) }
@@ -53,7 +56,7 @@ func (a apply) upgrade(ctx context.Context, t *trial) error {
 	args := []string{"apply", "-t", t.c.Topology, "--state-dir", t.c.StateDir(), "--no-failover", "--keys", refcase.KeySpec, "--report", report}
 	quiet := time.Now()
 	if a.limit > 0 {
-		args = append(args, "--limit-rate", strconv.FormatFloat(a.limit, 'f', -1, 64)+"M")
+		args = append(args, "--limit-rate", a.rate())
 		if err := a.watchQuiet(ctx, t); err != nil {
 			return err
 		}

@@ -20,8 +20,8 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 		{Store: "1", Procedure: "mqlift", Start: 5, Write: 9, Application: 7.5, JavaApplication: 15, ConsumerGap: 9, JavaConsumerGap: 15,
 			yardsticks: yardsticks{FirstStarts: []float64{7, 9}, Election: 1}, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
 		{Store: "4", Procedure: "mqlift", Start: 5, Write: 9, LookupsFailed: 2, Stages: map[string]float64{"form": 7}, stages: []string{"form"}},
-		{Store: "4", Procedure: "mqlift, 20 MiB/s", Write: 9, Latency: &latency{Copy: 204, Sends: 50000, P99: 0.0075, Before: 0.005}},
-		{Store: "4", Procedure: "mqlift, 20 MiB/s", Write: 9, Latency: &latency{Copy: 206, Sends: 52000, P99: 0.0075, Before: 0.005}},
+		{Store: "4", Procedure: (apply{limit: 20}).name(), Write: 9, Latency: &latency{Copy: 204, Sends: 50000, P99: 0.0075, Before: 0.005}},
+		{Store: "4", Procedure: (apply{limit: 20}).name(), Write: 9, Latency: &latency{Copy: 206, Sends: 52000, P99: 0.0075, Before: 0.005}},
 	}}
 	r.summarise()
 	if err := r.err(); err != nil {
@@ -40,7 +40,7 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 		"gap of a consumer in Go, 9.00 s writes away, 7.50 s 1.20 at most 1.30",
 		"gap of a consumer in Java, 15.00 s writes away, 7.50 s 2.00 at most 1.30",
 		"1 GiB failed look-ups 0 0 1 GiB missing messages 0 0", "4 GiB failed look-ups 2 0",
-		"4 GiB p99 of 51000 sends during the copy (mqlift, 20 MiB/s, 205 s), 7.5 ms that of as long before the apply, 5.0 ms 1.50 at most 1.30",
+		"4 GiB p99 of 51000 sends during the copy (mqlift --limit-rate 20M, 205 s), 7.5 ms that of as long before the apply, 5.0 ms 1.50 at most 1.30",
 		"4 GiB writes away, 9.00 s that at 1 GiB, 7.50 s 1.20 at most 1.15",
 		"mqlift at 1 GiB, stage by stage: form 6.00 s",
 	} {
@@ -58,6 +58,15 @@ func TestMediansAreOfEachProcedureOnEachStore(t *testing.T) {
 	r.Samples[3].Missing, r.Samples[len(r.Samples)-1].Unconsumed = 0, 1
 	if r.err() == nil {
 		t.Error("a message that was never consumed after mqlift's run with a limited rate is no failure")
+	}
+}
+
+// A run's files go to a folder with the procedure's name.
+func TestAProcedureNamesAFolder(t *testing.T) {
+	for _, p := range []procedure{byHand{}, careful{}, apply{}, apply{limit: 0.5}} {
+		if name := p.name(); name != filepath.Base(name) {
+			t.Errorf("%q", name)
+		}
 	}
 }
 

@@ -114,6 +114,9 @@ func (g *ground) run(ctx context.Context, o options, store string, p procedure, 
 		return sample{}, err
 	}
 	if p == (apply{}) && t.sample.Problem == "" {
+		if err := c.StopConsuming(); err != nil {
+			return sample{}, err
+		}
 		if t.sample.yardsticks, err = g.yardsticks(ctx); err != nil {
 			return sample{}, fmt.Errorf("measuring a peer's first start: %w", err)
 		}

@@ -256,6 +256,9 @@ func (c *Case) Stop() error {
 	return errors.Join(c.trafficErr, err)
 }
 
+// StopConsuming ends the applications that consume, with their connections. Nothing is given to them after it.
+func (c *Case) StopConsuming() error { return errors.Join(c.Reader.Stop(), c.java.Stop()) }
+
 // Run calls mqlift, showing its output.
 func (o Options) Run(ctx context.Context, args ...string) error {
 	o.say("$ mqlift %s", strings.Join(args, " "))
@@ -322,7 +325,7 @@ func (c *Case) Bugs() (map[string][]string, error) {
 
 // Down ends the ground, unless it is to be kept, and all connections.
 func (c *Case) Down() error {
-	err := errors.Join(c.Stop(), c.Reader.Stop(), c.java.Stop(), c.client.Close())
+	err := errors.Join(c.Stop(), c.StopConsuming(), c.client.Close())
 	if c.Keep {
 		return err
 	}
