@@ -90,10 +90,8 @@ func Up(ctx context.Context, on Ground, o Options) (_ *Case, err error) {
 	if err := c.client.Broker(c.Master().Broker).CreateTopic(ctx, rocketmq.NewTopic(Topic, 4)); err != nil {
 		return nil, err
 	}
-	for _, group := range []string{ReaderGroup, JavaReaderGroup} {
-		if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(group)); err != nil {
-			return nil, err
-		}
+	if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(ReaderGroup)); err != nil {
+		return nil, err
 	}
 	if err := c.routed(ctx); err != nil {
 		return nil, err
@@ -182,6 +180,9 @@ func (c *Case) Start(ctx context.Context) error {
 }
 
 func (c *Case) startJava(ctx context.Context) error {
+	if err := c.client.Broker(c.Master().Broker).CreateSubscriptionGroup(ctx, rocketmq.NewSubscriptionGroup(JavaReaderGroup)); err != nil {
+		return err
+	}
 	jars, err := lab.FetchRelease(ctx, "", c.Release, func(line string) { c.say("%s", line) })
 	if err != nil {
 		return err
