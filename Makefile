@@ -2,10 +2,20 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test faults bench lint fuzz
+.PHONY: build always demo test faults bench lint fuzz
 
-build:
-	$(GO) build -trimpath -o bin/mqlift ./cmd/mqlift
+# bin/mqlift, and beside it those for hosts of another kind than this machine, where it looks for them. They
+# are copied to every host, and without their symbols half as large.
+BIN ?= bin
+BUILD = $(GO) build -trimpath -ldflags='-s -w' -o $@ ./cmd/mqlift
+THIS := $(shell $(GO) env GOOS)-$(shell $(GO) env GOARCH)
+build: $(BIN)/mqlift $(patsubst %,$(BIN)/mqlift-%,$(filter-out $(THIS),linux-amd64 linux-arm64))
+
+$(BIN)/mqlift: always
+	$(BUILD)
+$(BIN)/mqlift-linux-%: always
+	GOOS=linux GOARCH=$* $(BUILD)
+always:
 
 # The whole case on real brokers on loopback, no root. KEEP=1 leaves the lab up; RELEASE=4.9.7 takes
 # another release; JAVA=1 has an application in Java beside the one in Go.

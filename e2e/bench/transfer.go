@@ -179,7 +179,7 @@ func (o *operator) agent(ctx context.Context, name, binary string) (pushed, erro
 	if err != nil {
 		return pushed{}, err
 	}
-	a, err := agent.Push(ctx, h, agent.WithExecutable(binary))
+	a, err := agent.Push(ctx, h, agent.From(&agent.Builds{Executable: binary}))
 	if err != nil {
 		return pushed{}, errors.Join(err, h.Close())
 	}

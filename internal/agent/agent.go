@@ -1,27 +1,23 @@
 // Package agent is what mqlift does on a broker host itself: it reports facts, starts and stops
-// brokers, walks commit logs at disk speed, and moves data. The agent is the running mqlift binary,
-// pushed to the host for the length of a connection; its hidden command answers one request with
-// JSON. The methods of Agent are the bastion's side of the same.
+// brokers, walks commit logs at disk speed, and moves data. The agent is mqlift itself, the running binary
+// or its build for the host's platform, pushed to the host for the length of a connection; its hidden
+// command answers one request with JSON. The methods of Agent are the bastion's side of the same.
 package agent
 
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"mqlift/internal/diag"
 	"mqlift/internal/remote"
 )
 
@@ -41,39 +37,32 @@ type Agent struct {
 	guard  *guard
 }
 
-// PlatformError says that this binary cannot run on the host.
-type PlatformError struct {
-	Host string
-	Want string // GOOS/GOARCH of this binary
-	Have string // what the host calls itself
-}
-
-func (e *PlatformError) Error() string {
-	return fmt.Sprintf("%s: the host is %s, and this mqlift is built for %s; run the mqlift that is built for the host",
-		e.Host, e.Have, e.Want)
-}
-
 // NoExecError says that nothing may be executed in the place that the agent was to go to.
 type NoExecError struct {
 	Host string
 	Dir  string
 }
 
-func (e *NoExecError) Error() string {
-	return fmt.Sprintf("%s: programs in %s cannot be executed (mounted noexec?); name a directory for the agent on a file system without it",
-		e.Host, e.Dir)
+// Finding is the error for check. Check "host.noexec".
+func (e *NoExecError) Finding() diag.Finding {
+	return diag.Finding{Check: "host.noexec", Severity: diag.Fail, Host: e.Host, Where: e.Dir,
+		What: "no program can be executed here (mounted noexec?), and the helper program has to be",
+		Do:   "mount it without noexec, or set TMPDIR for this user's SSH sessions to a folder where it can (SetEnv in sshd_config; with sudo also env_keep)"}
 }
 
+func (e *NoExecError) Error() string { return e.Finding().String() }
+
 type pushOptions struct {
-	executable, parent string
-	inPlaceOf          *Agent
+	builds    *Builds
+	parent    string
+	inPlaceOf *Agent
 }
 
 // PushOption changes how Push works.
 type PushOption func(*pushOptions)
 
-// WithExecutable pushes another file than the running program.
-func WithExecutable(path string) PushOption { return func(o *pushOptions) { o.executable = path } }
+// From takes the program from there; without it, from builds of its own.
+func From(b *Builds) PushOption { return func(o *pushOptions) { o.builds = b } }
 
 // WithParent makes the agent's directory inside that one instead of ${TMPDIR:-/tmp}. It must exist
 // and allow execution.
@@ -83,14 +72,14 @@ func WithParent(dir string) PushOption { return func(o *pushOptions) { o.parent 
 // yet; what still works there ends within seconds.
 func InPlaceOf(old *Agent) PushOption { return func(o *pushOptions) { o.inPlaceOf = old } }
 
-// Push puts the running mqlift binary into a fresh private directory of the host. The directory is
+// Push puts mqlift, as it is built for the host, into a fresh private directory of the host. The directory is
 // gone after Close, and also when the connection or this process ends in any other way: a guard on
 // the host removes it as soon as its input ends, and after five minutes in which nothing came in (a
 // cable that was pulled ends nothing). The context bounds the pushing only.
 //
 // Errors a caller may decide on: *PlatformError, *NoExecError.
 func Push(ctx context.Context, host Host, options ...PushOption) (*Agent, error) {
-	var o pushOptions
+	o := pushOptions{builds: &Builds{}}
 	for _, option := range options {
 		option(&o)
 	}
@@ -110,16 +99,17 @@ func Absent(host Host) *Agent {
 }
 
 func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
-	if o.executable == "" {
-		if o.executable, err = os.Executable(); err != nil {
-			return nil, err
-		}
-	}
-	binary, err := os.ReadFile(o.executable)
+	platform, hasGzip, err := uname(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := checkPlatform(ctx, host)
+	build, err := o.builds.find(platform)
+	var none *PlatformError
+	if errors.As(err, &none) {
+		here := *none
+		here.Host = host.Name()
+		err = &here
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -144,16 +134,18 @@ func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
 	}
 	a = &Agent{host: host, dir: guard.dir, binary: guard.dir + "/mqlift", guard: guard}
 
-	unpack, body := "cat", binary
-	if packed {
-		if body, err = gzipped(binary); err != nil {
-			return nil, err
-		}
+	unpack := "cat"
+	if hasGzip {
 		unpack = "gzip -dc"
 	}
+	body, err := build.body(hasGzip)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
 	_, err = host.Run(ctx, remote.Cmd{
 		Argv:  []string{"sh", "-c", unpack + ` >"$1" && chmod 700 "$1"`, "sh", a.binary},
-		Stdin: bytes.NewReader(body),
+		Stdin: body,
 	})
 	if err != nil {
 		return nil, err
@@ -162,9 +154,8 @@ func push(ctx context.Context, host Host, o pushOptions) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(binary)
-	if want := hex.EncodeToString(sum[:]); hello.SHA256 != want {
-		return nil, fmt.Errorf("%s: the pushed binary has SHA-256 %s instead of %s: it was damaged on the way", host.Name(), hello.SHA256, want)
+	if hello.SHA256 != build.sum {
+		return nil, fmt.Errorf("%s: the pushed binary has SHA-256 %s instead of %s: it was damaged on the way", host.Name(), hello.SHA256, build.sum)
 	}
 	return a, nil
 }
@@ -179,21 +170,17 @@ while [ "$i" -lt 80 ] && ls -l /proc/[0-9]*/exe 2>/dev/null | grep -qF -- "$1/";
 done
 `
 
-// checkPlatform compares the host with this binary, and tells whether the host has gzip.
-func checkPlatform(ctx context.Context, host Host) (hasGzip bool, err error) {
+// uname asks for the host's platform, and whether it has gzip.
+func uname(ctx context.Context, host Host) (is string, hasGzip bool, err error) {
 	r, err := host.Run(ctx, remote.Cmd{Argv: []string{"sh", "-c", "uname -s; uname -m; command -v gzip || :"}})
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
 	if len(lines) < 2 {
-		return false, fmt.Errorf("%s: uname printed %q", host.Name(), r.Stdout)
+		return "", false, fmt.Errorf("%s: uname printed %q", host.Name(), r.Stdout)
 	}
-	have := platform(strings.TrimSpace(lines[0]), strings.TrimSpace(lines[1]))
-	if want := runtime.GOOS + "/" + runtime.GOARCH; have != want {
-		return false, &PlatformError{Host: host.Name(), Want: want, Have: have}
-	}
-	return len(lines) > 2, nil
+	return platform(strings.TrimSpace(lines[0]), strings.TrimSpace(lines[1])), len(lines) > 2, nil
 }
 
 // platform puts what uname says into Go's words.
@@ -207,22 +194,6 @@ func platform(system, machine string) string {
 		machine = "386"
 	}
 	return strings.ToLower(system) + "/" + machine
-}
-
-func gzipped(data []byte) ([]byte, error) {
-	var b bytes.Buffer
-	// The fastest level: the binary shrinks to less than half in a fraction of a second.
-	w, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(data); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
 }
 
 // Host returns the host's name.
