@@ -8,9 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"mqlift/internal/agent"
 	"mqlift/internal/event"
-	"mqlift/internal/remote"
 	"mqlift/internal/step"
 )
 
@@ -48,46 +46,16 @@ func (s *session) again(ctx context.Context, n *step.Node, emit event.Sink) erro
 		return err
 	}
 	emit(event.Event{Time: time.Now(), Kind: event.Note, Host: n.Host, Text: fmt.Sprintf("the connection was lost: connecting again, for up to %s", reconnectLimit)})
-	member, err := s.group.Member(n.Host)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, reconnectLimit)
 	defer cancel()
-	host, helper, err := dialAgain(ctx, member.SSHTarget(), n.Agent)
+	again, err := s.taken.Again(ctx, n.Host)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		s.givenUp[n.Host] = err
 		return err
 	}
-	s.hosts[n.Host], s.agents[n.Host] = host, helper
-	n.Remote, n.Agent = host, helper
+	s.hosts[n.Host], s.agents[n.Host] = again.Host, again.Agent
+	n.Remote, n.Agent = again.Host, again.Agent
 	return nil
-}
-
-// dialAgain tries until ctx ends; then it returns what was in the way before. The new agent takes the old
-// one's place.
-func dialAgain(ctx context.Context, target remote.Target, old *agent.Agent) (*remote.Host, *agent.Agent, error) {
-	var last error
-	for {
-		host, err := remote.Dial(ctx, target)
-		if err == nil {
-			helper, perr := agent.Push(ctx, host, agent.InPlaceOf(old))
-			if perr == nil {
-				return host, helper, nil
-			}
-			err = errors.Join(perr, host.Close())
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		if ctx.Err() != nil || !remote.Transient(err) {
-			return nil, nil, last
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
 }

@@ -14,12 +14,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
 	"mqlift/internal/agent"
 	"mqlift/internal/diag"
 	"mqlift/internal/event"
+	"mqlift/internal/fleet"
 	"mqlift/internal/grouplock"
 	"mqlift/internal/observe"
 	"mqlift/internal/plan"
@@ -49,6 +49,11 @@ func (t *target) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&t.JSON, "json", false, "print JSON")
 }
 
+// ofAllGroups is for commands that only look, and without --group look at all groups.
+func (t *target) ofAllGroups(cmd *cobra.Command) {
+	cmd.Flags().Lookup("group").Usage = "broker `group` (default: all in the topology)"
+}
+
 func (t *target) addPlaybookFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.Playbook, "playbook", "dledger", "order of work: a built-in name, or a `file`")
 }
@@ -57,19 +62,25 @@ func (t *target) addTransferFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.Transfer, "transfer", "", "how data goes between hosts: auto (directly and encrypted where they reach one another, otherwise through\nthis machine; the default), plain (the same, unencrypted but authenticated), or bastion (always through this machine)")
 }
 
-// session is a topology's group with connections to all its hosts.
+// declared is what the operator wrote, read and checked.
+type declared struct {
+	topology    *topology.Topology
+	playbook    *playbook.Playbook // nil unless asked for
+	transfer    plan.Transfer
+	credentials *rocketmq.Credentials
+}
+
+// session is a group of a topology with connections to all its hosts.
 type session struct {
-	topology *topology.Topology
-	group    *topology.Group
-	playbook *playbook.Playbook // nil unless asked for
-	transfer plan.Transfer
+	declared
+	group *topology.Group
 
 	without     []string // hosts left out
+	taken       *fleet.Group
 	hosts       map[string]*remote.Host
 	agents      map[string]*agent.Agent
 	client      *rocketmq.Client
 	nameServers *rocketmq.NameServers
-	credentials *rocketmq.Credentials
 
 	mu      sync.Mutex
 	givenUp map[string]error // hosts that could not be reached again
@@ -84,52 +95,72 @@ type connectError struct {
 func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
-// open reads what is declared, and only then connects: to all hosts that are not left out, or to none.
-func (t *target) open(ctx context.Context) (_ *session, err error) {
-	s := &session{agents: map[string]*agent.Agent{}, without: t.Without, givenUp: map[string]error{}, transfer: plan.Transfer(t.Transfer)}
-	if s.transfer != "" && !slices.Contains(plan.Transfers(), s.transfer) {
-		return nil, &usageError{fmt.Errorf("--transfer %s: it is one of %q", t.Transfer, plan.Transfers())}
+// read reads what is declared, and touches no host.
+func (t *target) read() (d declared, err error) {
+	d.transfer = plan.Transfer(t.Transfer)
+	if d.transfer != "" && !slices.Contains(plan.Transfers(), d.transfer) {
+		return d, &usageError{fmt.Errorf("--transfer %s: it is one of %q", t.Transfer, plan.Transfers())}
 	}
-	if s.topology, err = topology.Load(t.Topology); err != nil {
-		return nil, t.input(err)
-	}
-	if s.group, err = s.topology.Group(t.Group); err != nil {
-		return nil, &usageError{err}
+	if d.topology, err = topology.Load(t.Topology); err != nil {
+		return d, t.input(err)
 	}
 	if t.Playbook != "" {
-		if s.playbook, err = playbook.Load(t.Playbook, step.Requirements()); err != nil {
-			return nil, t.input(err)
+		if d.playbook, err = playbook.Load(t.Playbook, step.Requirements()); err != nil {
+			return d, t.input(err)
 		}
 	}
-	if acl := s.topology.ACL; acl != nil {
+	if acl := d.topology.ACL; acl != nil {
 		secret, err := acl.SecretKey()
 		if err != nil {
-			return nil, t.input(err)
+			return d, t.input(err)
 		}
-		s.credentials = &rocketmq.Credentials{AccessKey: acl.AccessKey, SecretKey: secret}
+		d.credentials = &rocketmq.Credentials{AccessKey: acl.AccessKey, SecretKey: secret}
 	}
+	return d, nil
+}
+
+// open reads what is declared, and only then connects to the one group that is asked for.
+func (t *target) open(ctx context.Context) (*session, error) {
+	d, err := t.read()
+	if err != nil {
+		return nil, err
+	}
+	group, err := d.topology.Group(t.Group)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return d.connect(ctx, fleet.New(fleet.DefaultLimits(), hostsOf(group)), group, t.Without)
+}
+
+func hostsOf(g *topology.Group) (names []string) {
+	for _, m := range g.Members {
+		names = append(names, m.Host)
+	}
+	return names
+}
+
+// connect takes all hosts of a group that are not left out, or none.
+func (d declared) connect(ctx context.Context, hosts *fleet.Fleet, group *topology.Group, without []string) (_ *session, err error) {
+	s := &session{declared: d, group: group, without: without, hosts: map[string]*remote.Host{}, agents: map[string]*agent.Agent{}, givenUp: map[string]error{}}
 	var targets []remote.Target
-	var leftOut []remote.Target
-	for i := range s.group.Members {
-		if to := s.group.Members[i].SSHTarget(); slices.Contains(t.Without, to.Name) {
-			leftOut = append(leftOut, to)
-		} else {
+	for i := range group.Members {
+		to := group.Members[i].SSHTarget()
+		if !slices.Contains(without, to.Name) {
 			targets = append(targets, to)
+			continue
 		}
-	}
-	if s.hosts, err = remote.DialAll(ctx, targets); err != nil {
-		return nil, &connectError{s.group.Name, err}
-	}
-	for _, to := range leftOut {
 		s.hosts[to.Name] = remote.Absent(to.Name, to.Address, step.ErrLeftOut)
 		s.agents[to.Name] = agent.Absent(s.hosts[to.Name])
 		s.givenUp[to.Name] = fmt.Errorf("%s: %w", to.Name, step.ErrLeftOut)
 	}
+	if s.taken, err = hosts.Take(ctx, targets); err != nil {
+		return nil, &connectError{group.Name, err}
+	}
+	for name, n := range s.taken.Nodes {
+		s.hosts[name], s.agents[name] = n.Host, n.Agent
+	}
 	s.client = rocketmq.NewClient(rocketmq.Options{Credentials: s.credentials})
 	s.nameServers = s.client.NameServers(s.topology.NameServers)
-	if err := s.push(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
 	return s, nil
 }
 
@@ -142,42 +173,8 @@ func (t *target) input(err error) error {
 	return &usageError{err}
 }
 
-func (s *session) push(ctx context.Context) error {
-	agents := make([]*agent.Agent, len(s.group.Members))
-	errs := make([]error, len(s.group.Members))
-	var eg errgroup.Group
-	for i, m := range s.group.Members {
-		if s.agents[m.Host] != nil {
-			continue // left out
-		}
-		eg.Go(func() error {
-			agents[i], errs[i] = agent.Push(ctx, s.hosts[m.Host])
-			return nil
-		})
-	}
-	_ = eg.Wait() // errors are gathered per host
-	for i, m := range s.group.Members {
-		if agents[i] != nil {
-			s.agents[m.Host] = agents[i]
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Close takes the helper programs off the hosts and ends all connections.
-func (s *session) Close() error {
-	var errs []error
-	for _, a := range s.agents {
-		errs = append(errs, a.Close())
-	}
-	for _, h := range s.hosts {
-		errs = append(errs, h.Close())
-	}
-	if s.client != nil {
-		errs = append(errs, s.client.Close())
-	}
-	return errors.Join(errs...)
-}
+func (s *session) Close() error { return errors.Join(s.taken.Close(), s.client.Close()) }
 
 func (s *session) observe(ctx context.Context) (*observe.Facts, error) {
 	return observe.Group(ctx, s.topology, s.group, observe.Hosts{Agents: s.agents, Client: s.client})

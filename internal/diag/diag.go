@@ -49,6 +49,8 @@ type Finding struct {
 	// "topology.peers"; scripts and tests select on it.
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
+	// Group is the broker group that was looked at, empty where only one can be meant.
+	Group string `json:"group,omitempty"`
 	// Host is the topology's name of the host, empty when the finding is about no single host.
 	Host string `json:"host,omitempty"`
 	// Where is the place: file:line:column, a path, or a broker or name server address.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -201,54 +200,15 @@ func cutOff(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
 }
 
-// DialAll connects to all targets side by side and starts SFTP on each. Either every host is
-// there, by name, or none: then the error is a *diag.Error with a finding for each host that
-// failed (checks ssh.connect, ssh.hostkey, ssh.auth, ssh.sftp), and those that were reached are
-// closed. When ctx ends, its error is returned.
-func DialAll(ctx context.Context, targets []Target) (map[string]*Host, error) {
-	hosts := make([]*Host, len(targets))
-	errs := make([]error, len(targets))
-	var wg sync.WaitGroup
-	for i, t := range targets {
-		if slices.ContainsFunc(targets[:i], func(o Target) bool { return o.Name == t.Name }) {
-			errs[i] = errors.New("the name is declared twice")
-			continue
-		}
-		wg.Go(func() {
-			if hosts[i], errs[i] = Dial(ctx, t); errs[i] == nil {
-				errs[i] = hosts[i].withSFTP(ctx, "start SFTP", func(*sftpSession) error { return nil })
-			}
-		})
-	}
-	wg.Wait()
-
-	var findings diag.Findings
-	for i, err := range errs {
-		if err != nil {
-			findings.Add(finding(targets[i], err))
-		}
-	}
-	err := findings.Err()
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("connect to %d hosts: %w", len(targets), ended(ctx))
-	}
-	byName := make(map[string]*Host, len(hosts))
-	for _, h := range hosts {
-		switch {
-		case h == nil:
-		case err != nil:
-			h.Close()
-		default:
-			byName[h.at.Host] = h
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return byName, nil
+// StartSFTP finds out whether files can be read and written; the error is an *SFTPError where not. The session
+// is kept for the first file.
+func (h *Host) StartSFTP(ctx context.Context) error {
+	return h.withSFTP(ctx, "start SFTP", func(*sftpSession) error { return nil })
 }
 
-func finding(t Target, err error) diag.Finding {
+// Finding is the finding about a target for an error of Dial or of what followed it: the error's own, where it
+// has one, and otherwise of check ssh.connect.
+func Finding(t Target, err error) diag.Finding {
 	var known interface{ Finding() diag.Finding }
 	if errors.As(err, &known) {
 		return known.Finding()

@@ -22,8 +22,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
-
-	"mqlift/internal/diag"
 )
 
 func TestRunGivesOutputErrorsAndStatus(t *testing.T) {
@@ -584,50 +582,29 @@ Host *
 	}
 }
 
-func TestDialAllReportsEveryHostAndClosesTheOthers(t *testing.T) {
+func TestEachFailureToReachAHostIsAFinding(t *testing.T) {
 	s := newSite(t)
-	good := s.start(nil)
 	changed := s.start(nil)
 	other, _ := newKey(t)
 	changed.set(func(b *behaviour) { b.keys = []ssh.Signer{other} })
-	closed := s.start(func(srv *behaviour) { srv.clients = nil })
-	noFiles := s.start(func(srv *behaviour) { srv.noSFTP = true })
-	down := &server{addr: "127.0.0.1:1"}
-	targets := []Target{s.target("good", good), s.target("changed", changed), s.target("closed", closed),
-		s.target("nofiles", noFiles), s.target("down", down), s.target("good", good)}
-
-	_, err := DialAll(t.Context(), targets)
-	var all *diag.Error
-	if !errors.As(err, &all) {
-		t.Fatalf("%T %v", err, err)
-	}
-	var got []string
-	for _, f := range all.Findings {
-		got = append(got, f.Host+" "+f.Check)
-		if f.What == "" || f.Do == "" || f.Where == "" {
-			t.Errorf("not three parts: %+v", f)
+	for want, to := range map[string]Target{
+		"ssh.hostkey": s.target("a", changed),
+		"ssh.auth":    s.target("a", s.start(func(srv *behaviour) { srv.clients = nil })),
+		"ssh.sftp":    s.target("a", s.start(func(srv *behaviour) { srv.noSFTP = true })),
+		"ssh.connect": s.target("a", &server{addr: "127.0.0.1:1"}),
+	} {
+		h, err := Dial(t.Context(), to)
+		if err == nil {
+			err = h.StartSFTP(t.Context())
+			h.Close()
 		}
-	}
-	want := "changed ssh.hostkey, closed ssh.auth, nofiles ssh.sftp, down ssh.connect, good ssh.connect"
-	if s := strings.Join(got, ", "); s != want {
-		t.Errorf("findings: %s\nwant      %s", s, want)
-	}
-	t.Log("\n" + err.Error())
-	eventually(t, "all connections closed", func() bool { return good.conns.Load() == 0 && noFiles.conns.Load() == 0 })
-
-	noFiles.set(func(b *behaviour) { b.noSFTP = false })
-	hosts, err := DialAll(t.Context(), []Target{s.target("a", good), s.target("b", noFiles)})
-	if err != nil || len(hosts) != 2 || hosts["a"].Name() != "a" {
-		t.Fatalf("%v %v", hosts, err)
-	}
-	for _, h := range hosts {
-		h.Close()
-	}
-
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := DialAll(ctx, targets); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+		if err == nil {
+			t.Errorf("%s: no error", want)
+			continue
+		}
+		if f := Finding(to, err); f.Check != want || f.Host != "a" || f.Where == "" || f.What == "" || f.Do == "" {
+			t.Errorf("%s: %+v", want, f)
+		}
 	}
 }
 

@@ -92,12 +92,14 @@ func TestOpenSSH(t *testing.T) {
 			if to.Sudo && !sudo {
 				t.Skip("sudo wants a password or is not installed")
 			}
-			hosts, err := DialAll(t.Context(), []Target{to})
+			h, err := Dial(t.Context(), to)
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := hosts["real"]
 			defer h.Close()
+			if err := h.StartSFTP(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			who, err := h.Run(t.Context(), Cmd{Shell: `echo "$(id -u) $PWD $A"`, Dir: "/usr", Env: map[string]string{"A": "b  'c"}})
 			want := fmt.Sprintf("%d /usr b  'c\n", os.Getuid())
 			if to.Sudo {

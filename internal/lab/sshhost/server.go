@@ -33,6 +33,11 @@ type Config struct {
 	Home string
 	// Env is the whole environment of commands, as KEY=value; nothing else is inherited.
 	Env []string
+	// Run, if set, answers a command line of a session in this process instead of a shell, and returns its exit
+	// status. ctx ends with the connection.
+	Run func(ctx context.Context, line string, stdin io.Reader, stdout, stderr io.Writer) int
+	// Count, if set, counts the connections; several hosts may share one.
+	Count *Count
 	// Start and Wait start a command of a session and wait for it; nil means those of *exec.Cmd.
 	Start, Wait func(*exec.Cmd) error
 }
@@ -173,11 +178,21 @@ func (h *Host) drop() {
 func (h *Host) serve(raw net.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	conn, channels, requests, err := ssh.NewServerConn(&gatedConn{Conn: raw, gate: &h.gate, done: make(chan struct{})}, h.ssh)
+	counted := h.conf.Count.accepted()
+	defer counted.ended()
+	config := *h.ssh
+	config.AuthLogCallback = func(_ ssh.ConnMetadata, _ string, err error) {
+		if err == nil { // before the client is told
+			counted.loggedIn()
+		}
+	}
+	gated := &gatedConn{Conn: raw, gate: &h.gate, done: make(chan struct{})}
+	conn, channels, requests, err := ssh.NewServerConn(gated, &config)
 	if err != nil {
 		return
 	}
 	defer conn.Close()
+	go func() { conn.Wait(); counted.ended() }()
 	go ssh.DiscardRequests(requests) // keepalive@openssh.com is answered "no", which is an answer
 
 	var open sync.WaitGroup

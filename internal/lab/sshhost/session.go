@@ -44,6 +44,15 @@ func (h *Host) session(ctx context.Context, request ssh.NewChannel) {
 			if begun || (r.Type == "exec" && ssh.Unmarshal(r.Payload, &v) != nil) {
 				break
 			}
+			if h.conf.Run != nil {
+				begun, ok = true, true
+				go func() {
+					status := h.conf.Run(ctx, v.Command, channel, channel, channel.Stderr())
+					channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
+					channel.Close()
+				}()
+				break
+			}
 			argv := []string{"/bin/sh", "-c", v.Command}
 			if r.Type == "shell" {
 				argv = []string{"/bin/sh"}
