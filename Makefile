@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build always demo test faults bench lint fuzz
+.PHONY: build always demo test faults bench scale lint fuzz
 
 # bin/mqlift, and beside it those for hosts of another kind than this machine, where it looks for them. They
 # are copied to every host, and without their symbols half as large.
@@ -27,7 +27,7 @@ demo: tools build
 # which needs root and says loudly when it is not run.
 test: tools build
 	$(GO) vet ./...
-	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench ./e2e/javaclient ./e2e/refcase
+	$(GO) test -timeout 10m ./cmd/... ./internal/... ./playbooks/... ./templates/... ./e2e/bench ./e2e/crowd ./e2e/javaclient ./e2e/refcase
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 40m -parallel 2 -v ./e2e
 	MQLIFT_BINARY=$(CURDIR)/bin/mqlift $(GO) test -timeout 20m -v ./e2e/faults
 	$(MAKE) --no-print-directory fuzz FUZZTIME=1500x
@@ -51,6 +51,10 @@ ROUNDS ?= 3
 bench: tools build
 	$(GO) build -o bin/bench ./e2e/bench
 	bin/bench -sizes $(SIZES) -rounds $(ROUNDS) -json bin/bench.json
+
+# What check and plan take of a hundred broker groups on 300 hosts, which this machine plays as well.
+scale:
+	$(GO) test ./e2e/crowd -run '^$$' -bench . -benchtime 3x
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
