@@ -3,6 +3,7 @@ package crowd
 import (
 	"crypto/sha256"
 	"debug/elf"
+	"debug/macho"
 	"encoding/hex"
 	"os"
 	"os/exec"
@@ -80,4 +81,23 @@ func program(t *testing.T, file string, machine elf.Machine) string {
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
+}
+
+func TestABastionOfAnotherSystemHasTheBuildsForBothMachines(t *testing.T) {
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "make", "-C", "../..", "build", "BIN="+bin)
+	build.Env = append(os.Environ(), "GOOS=darwin", "GOARCH=arm64")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("make build: %v\n%s", err, out)
+	}
+	f, err := macho.Open(filepath.Join(bin, "mqlift"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Cpu != macho.CpuArm64 {
+		t.Errorf("mqlift is for %v", f.Cpu)
+	}
+	program(t, filepath.Join(bin, "mqlift-linux-amd64"), elf.EM_X86_64)
+	program(t, filepath.Join(bin, "mqlift-linux-arm64"), elf.EM_AARCH64)
 }

@@ -250,7 +250,7 @@ func moveAside(_ context.Context, r MoveAsideRequest, _ *session) (string, error
 		if n > 1 {
 			to += fmt.Sprintf("-%d", n)
 		}
-		err := unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		err := renameNoReplace(path, to)
 		if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
 			// Kernels before 3.15 and some network file systems cannot do it in one go.
 			if _, err = os.Lstat(to); err == nil {
@@ -325,7 +325,7 @@ func listTree(ctx context.Context, r ListRequest, progress func(done, total int6
 		e := Entry{Path: filepath.ToSlash(rel), Mode: st.Mode(), Size: st.Size(), Modified: st.ModTime()}
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 			e.Allocated = sys.Blocks * 512
-			e.Changed = time.Unix(sys.Ctim.Unix())
+			e.Changed = changed(sys)
 		}
 		switch {
 		case st.Mode().IsRegular() && r.SHA256:

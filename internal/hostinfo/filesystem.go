@@ -47,15 +47,9 @@ func FilesystemOf(path string) (Filesystem, error) {
 	if err != nil {
 		return Filesystem{}, err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(real, &st); err != nil {
+	if err := f.statfs(real); err != nil {
 		return Filesystem{}, &fs.PathError{Op: "statfs", Path: real, Err: err}
 	}
-	f.Total, f.Free = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
-	f.Inodes, f.InodesFree = int64(st.Files), int64(st.Ffree)
-	// The kernel's word on the mount itself: mountinfo could be of a mount that another one hides.
-	f.ReadOnly = st.Flags&unix.ST_RDONLY != 0
-	f.NoExec = st.Flags&unix.ST_NOEXEC != 0
 	return f, nil
 }
 

@@ -100,11 +100,11 @@ func bootOf() (boot, error) {
 		return boot{}, fmt.Errorf("reading the boot ID: %w", err)
 	}
 	// The btime of /proc/stat has whole seconds only; two clocks give it to the microsecond.
-	var up unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+	up, err := sinceBoot()
+	if err != nil {
 		return boot{}, fmt.Errorf("reading the time since boot: %w", err)
 	}
-	return boot{strings.TrimSpace(string(id)), time.Now().Add(-time.Duration(up.Nano()))}, nil
+	return boot{strings.TrimSpace(string(id)), time.Now().Add(-up)}, nil
 }
 
 func pids() ([]int, error) {
@@ -279,7 +279,7 @@ func Open(id ProcessID) (*Handle, error) {
 		return nil, fmt.Errorf("pid %d started at %d is no process to act on", id.PID, id.Start)
 	}
 	h := &Handle{id: id, fd: -1}
-	fd, err := unix.PidfdOpen(id.PID, 0)
+	fd, err := pidfdOpen(id.PID)
 	switch {
 	case err == nil:
 		h.fd = fd
@@ -317,7 +317,7 @@ func (h *Handle) Close() error {
 func (h *Handle) Signal(sig unix.Signal) error {
 	var err error
 	if h.fd >= 0 {
-		err = unix.PidfdSendSignal(h.fd, sig, nil, 0)
+		err = pidfdSignal(h.fd, sig)
 	} else {
 		alive, aliveErr := h.alive()
 		if aliveErr != nil {

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // CopyLocal makes trees below dstRoot mirror those below srcRoot on the same host: sparse, with
@@ -97,7 +95,7 @@ func (c *localCopy) file(full string, e entry) error {
 	defer dst.Close()
 	c.stats.Files++
 	c.stats.Apparent += e.Size
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
+	if clone(dst, src) == nil {
 		c.stats.Replicated += e.Size
 		return dst.Truncate(e.Size) // the source may have grown meanwhile
 	}
@@ -120,8 +118,7 @@ func (c *localCopy) copyRange(dst, src *os.File, from, to int64) error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		in, out := from, from
-		n, err := unix.CopyFileRange(int(src.Fd()), &in, int(dst.Fd()), &out, int(min(to-from, 64<<20)), 0)
+		n, err := copyInKernel(dst, src, from, int(min(to-from, 64<<20)))
 		if err == nil && n == 0 {
 			return ErrChanged
 		}

@@ -23,7 +23,7 @@ func withSpace(err error, root string, need int64) error {
 	}
 	free := "an unknown number of"
 	if st := (unix.Statfs_t{}); unix.Statfs(root, &st) == nil || unix.Statfs(filepath.Dir(root), &st) == nil {
-		free = fmt.Sprint(int64(st.Bavail) * st.Bsize)
+		free = fmt.Sprint(int64(st.Bavail) * int64(st.Bsize)) //nolint:unconvert // 32 bits wide elsewhere than on Linux
 	}
 	if need <= 0 {
 		return fmt.Errorf("%w: %s bytes are free there; make room", err, free)
