@@ -45,7 +45,7 @@ func runCheck(ctx context.Context, t target, out io.Writer) error {
 	all, several := d.topology.Warnings(), len(groups) > 1
 	rows := [][]string{{"group", "hosts", "passed", "to read", "failed"}}
 	if several && !t.JSON && len(all) > 0 {
-		heading(out, "topology")
+		view.Heading(out, terminal(out), "topology")
 		view.Findings(out, terminal(out), all)
 	}
 	for g := range lookAt(ctx, d, groups, (*session).check) {
@@ -61,7 +61,7 @@ func runCheck(ctx context.Context, t target, out io.Writer) error {
 		}
 		row := []string{g.group.Name, fmt.Sprint(len(g.group.Members)), "not known", "", ""}
 		if g.err == nil {
-			heading(out, "broker group "+g.group.Name)
+			view.Heading(out, terminal(out), "broker group "+g.group.Name)
 			view.Findings(out, terminal(out), found)
 			row = append(row[:2], fmt.Sprint(found.Count(diag.Pass)), fmt.Sprint(found.Count(diag.Warn)), fmt.Sprint(found.Count(diag.Fail)))
 		}
@@ -105,15 +105,6 @@ func (s *session) check(ctx context.Context) (diag.Findings, error) {
 	}
 	of(s.group, found)
 	return found, nil
-}
-
-// heading begins what is said of one of several.
-func heading(out io.Writer, title string) {
-	line := "── " + title
-	if terminal(out) {
-		line = "\x1b[1m" + line + "\x1b[0m"
-	}
-	fmt.Fprintf(out, "\n%s\n", line)
 }
 
 func printFindings(out io.Writer, t target, found diag.Findings) error {

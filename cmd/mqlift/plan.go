@@ -27,7 +27,8 @@ that will be copied, the disk that they need, the write outage to expect, and th
 release. It changes nothing. With -o the plan is saved, to be reviewed and given to apply.
 
 Where the topology has several broker groups and none is named with --group, all are planned, with a line
-for each; -o is a folder then, which gets GROUP.json of each. Exit code 3 when one of them is refused.`,
+for each; -o is a folder then, which gets GROUP.json of each, and --json prints one document after the other.
+Exit code 3 when one of them is refused.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runPlan(cmd.Context(), t, output, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -87,7 +88,7 @@ func (t *target) plans(ctx context.Context, errOut io.Writer, show func(p *plan.
 			return shownFindings(errOut, *t, g.err)
 		case ctx.Err() == nil:
 			if found := (*diag.Error)(nil); !t.JSON && errors.As(g.err, &found) {
-				heading(errOut, "broker group "+g.group.Name)
+				view.Heading(errOut, terminal(errOut), "broker group "+g.group.Name)
 			}
 			failed.add(g.group, shownFindings(errOut, *t, g.err))
 		}

@@ -190,6 +190,10 @@ func platform(system, machine string) string {
 		machine = "amd64"
 	case "aarch64", "arm64":
 		machine = "arm64"
+	case "armv6l", "armv7l":
+		machine = "arm"
+	case "loongarch64":
+		machine = "loong64"
 	case "i386", "i486", "i586", "i686":
 		machine = "386"
 	}

@@ -148,6 +148,7 @@ func TestAHostWithoutABuildIsRefusedWithWhatToDo(t *testing.T) {
 		t.Errorf("%v is not that there is no file", e.Err)
 	}
 	refused("an unknown machine", like("Linux", "s390x", nil), filepath.Join(p.bin, "mqlift-linux-s390x"), "GOARCH=s390x")
+	refused("a machine that Go calls otherwise", like("Linux", "armv7l", nil), filepath.Join(p.bin, "mqlift-linux-arm"), "GOARCH=arm ")
 	refused("not Linux", like("Darwin", "arm64", nil), "", "the host is darwin/arm64, and mqlift works on Linux hosts only")
 
 	p.build(runtime.GOARCH, filepath.Base(beside))

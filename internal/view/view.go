@@ -137,6 +137,12 @@ func JSON(w io.Writer) event.Sink {
 	}
 }
 
+// Heading begins what is said of one of several things.
+func Heading(w io.Writer, color bool, title string) {
+	v := &Lines{W: w, Color: color}
+	fmt.Fprintf(w, "\n%s\n", v.paint(bold, "── "+title))
+}
+
 // Findings prints findings as a list grouped by host, in their order, and a line that counts them.
 func Findings(w io.Writer, color bool, found diag.Findings) {
 	v := &Lines{W: w, Color: color}
