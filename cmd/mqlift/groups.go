@@ -63,7 +63,8 @@ func lookAt[T any](ctx context.Context, d declared, groups []*topology.Group, lo
 					return nil
 				})
 			}
-			_ = eg.Wait() // errors are the groups' own
+			_ = eg.Wait()     // errors are the groups' own
+			_ = hosts.Close() // what is left after Ctrl-C; its agents go with the connections in any case
 		}()
 		defer func() { cancel(); <-done }()
 		for _, r := range results {

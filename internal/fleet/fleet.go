@@ -129,6 +129,20 @@ func (g *Group) Close() (err error) {
 	return err
 }
 
+// Close ends what was kept for groups that never came, when those that came have been closed.
+func (f *Fleet) Close() error {
+	f.mu.Lock()
+	var kept []Node
+	for name, b := range f.berth {
+		if b.users == 0 {
+			kept = append(kept, b.node)
+			delete(f.berth, name)
+		}
+	}
+	f.mu.Unlock()
+	return closeAll(kept)
+}
+
 // leave takes the group off its hosts and hands out those that nobody needs any more.
 func (f *Fleet) leave(g *Group) (done []Node) {
 	f.mu.Lock()

@@ -159,6 +159,22 @@ func TestAHostKeptForLaterMakesRoom(t *testing.T) {
 	eventually(t, "all connections to be closed", func() bool { return y.count.Now().Open == 0 })
 }
 
+func TestWhatIsKeptForAGroupThatNeverComesIsClosed(t *testing.T) {
+	y := newYard(t, 1, nil)
+	f := New(DefaultLimits(), names(y.targets), names(y.targets))
+	g, err := f.Take(t.Context(), y.targets)
+	if err == nil {
+		err = g.Close()
+	}
+	if open := y.count.Now().Open; err != nil || open != 1 {
+		t.Fatalf("%d connections are kept, %v", open, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the connection to be closed", func() bool { return y.count.Now().Open == 0 })
+}
+
 func TestEveryHostThatFailsIsAFindingAndTheOthersAreClosed(t *testing.T) {
 	y := newYard(t, 5, func(i int, h *agenttest.Host, c *sshhost.Config) {
 		switch i {
