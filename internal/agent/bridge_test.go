@@ -84,8 +84,8 @@ type bridging struct {
 	last bridge.State
 }
 
-// build has an agent bridge one port to the target, and waits until it does.
-func build(t *testing.T, a *Agent, port int, target string) *bridging {
+// bridgeOf has an agent bridge one port to the target, and waits until it does.
+func bridgeOf(t *testing.T, a *Agent, port int, target string) *bridging {
 	t.Helper()
 	ctx, end := context.WithCancel(t.Context())
 	b := &bridging{end: end, retarget: make(chan []string), ended: make(chan struct{})}
@@ -130,7 +130,7 @@ func (b *bridging) over(t *testing.T) {
 func TestABridgeGoesWhereItIsToldUntilItsContextEnds(t *testing.T) {
 	a, port := pushLocal(t), freePort(t)
 	old, other := leader(t, "old"), leader(t, "other")
-	b := build(t, a, port, old)
+	b := bridgeOf(t, a, port, old)
 	c := client(t, local(port), "old")
 	b.retarget <- []string{other}
 	lost(t, c)
@@ -176,7 +176,7 @@ func TestOverSSHABridgeEndsWithItsConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := freePort(t)
-	b := build(t, a, port, leader(t, "new"))
+	b := bridgeOf(t, a, port, leader(t, "new"))
 	c := client(t, local(port), "new")
 	server.Cut()
 	b.over(t)
@@ -231,7 +231,7 @@ func TestABridgeEndsWithTheAgentsFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := freePort(t)
-	b := build(t, a, port, leader(t, "new"))
+	b := bridgeOf(t, a, port, leader(t, "new"))
 	c := client(t, local(port), "new")
 	if err := os.RemoveAll(a.Dir()); err != nil {
 		t.Fatal(err)
