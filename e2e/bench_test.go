@@ -286,7 +286,7 @@ func (b *bench) command(c call, args ...string) *exec.Cmd {
 		args = append(args, "--state-dir", b.stateDir())
 	}
 	if args[0] == "apply" { // clients here ask for their routes all the time
-		args = append(args, "--route-poll", "1s")
+		args = append(args, "--route-poll", "1s", "--pull-hold", "1s")
 	}
 	cmd := exec.Command(os.Getenv(binaryVariable), args...)
 	cmd.Env, cmd.Stdin = c.env, strings.NewReader(c.stdin)

@@ -39,6 +39,7 @@ type applyOptions struct {
 	Report     string
 	LimitRate  rate
 	RoutePoll  time.Duration
+	PullHold   time.Duration
 
 	stopping *interrupts
 	// unchanged is the new run's, and not of one that is taken up.
@@ -87,6 +88,7 @@ and undone · 5 failed or stopped after writes were opened, or not all could be 
 	cmd.Flags().BoolVar(&o.NoFailover, "no-failover", false, "leave out the forced failover at the end; prove it later with mqlift failover")
 	cmd.Flags().StringVar(&o.BreakLock, "break-lock", "", "take over the lock of that `run`, which is dead or silent; refused while it lives")
 	cmd.Flags().DurationVar(&o.RoutePoll, "route-poll", 30*time.Second, "how often clients ask for their routes (their pollNameServerInterval): the old master's address is forwarded to the leader for up to two of them; 0: not at all")
+	cmd.Flags().DurationVar(&o.PullHold, "pull-hold", 20*time.Second, "how long consumers have brokers hold their pulls (brokerSuspendMaxTimeMillis): before the fence the master is given that time to answer them,\nso that none is lost when it stops, which costs a Java consumer 30 s; 0: not done")
 	cmd.Flags().Var(&o.LimitRate, "limit-rate", "bound what each host sends to the others while the old group takes sends, in bytes a `second`: 50M, 1.5G")
 	cmd.Flags().StringArrayVar(&o.Keys, "keys", nil, "old messages that must be found on every node, as `TOPIC:KEY` or TOPIC:FIRST..LAST; repeatable")
 	cmd.Flags().StringVar(&o.Report, "report", "", "write what was done and measured to this `file` as JSON")
@@ -238,7 +240,7 @@ func (o *applyOptions) walk(ctx context.Context, s *session, p *plan.Plan, state
 	defer func() { err = errors.Join(err, closeLog()) }()
 
 	operator, from := whoAmI()
-	opts := step.Options{NoFailover: o.NoFailover, LimitRate: int64(o.LimitRate), RoutePoll: o.RoutePoll, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from, Dir: dir}
+	opts := step.Options{NoFailover: o.NoFailover, LimitRate: int64(o.LimitRate), RoutePoll: o.RoutePoll, PullHold: o.PullHold, BreakLock: o.BreakLock, Keys: k.keys, Credentials: s.credentials, Operator: operator, From: from, Dir: dir}
 	if o.Ask {
 		opts.Decide = func(ctx context.Context, d step.Decision) error {
 			return ask(ctx, k.in, k.out, fmt.Sprintf("%s leads, the logs are certified, %d old keys are found on every new node; sends have been refused for %s.\nGo on and open writes on the new group? After this, going back costs every message written since. Type yes (anything else goes back now, for free): ",

@@ -30,7 +30,7 @@ type applying struct {
 // start calls apply, and, where a row goes back, after the first time rollback.
 func (t *trial) start() error {
 	a := &applying{done: make(chan struct{}), before: t.apply}
-	args := []string{"apply", "--yes", "--keys", oldKeys, "--route-poll", "2s"}
+	args := []string{"apply", "--yes", "--keys", oldKeys, "--route-poll", "2s", "--pull-hold", "1s"}
 	if t.row.step != "prove-failover" {
 		args = append(args, "--no-failover") // which takes as long as all the rest
 	}

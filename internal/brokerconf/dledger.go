@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // ClosedUntil is the startAcceptSendRequestTimeStamp of a broker that takes no sends: the year
@@ -16,10 +17,12 @@ const ClosedUntil int64 = 4102444800000
 // refused by it: see Silence.
 func CloseWrites() []KV {
 	return []KV{
-		{"brokerPermission", "4"},
+		{permissionKey, "4"},
 		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(ClosedUntil, 10)},
 	}
 }
+
+const permissionKey = "brokerPermission"
 
 // RoleKey is the property that decides whether a message store takes anything at all.
 const RoleKey = "brokerRole"
@@ -42,6 +45,26 @@ func silentFile() []KV {
 	}
 }
 
+// ShortPull is for how long a broker with ShortPulls holds a pull for which it has nothing; it looks after those
+// it holds as often (PullRequestHoldService, 4.5.2 to 5.3.3).
+const ShortPull = 500 * time.Millisecond
+
+// ShortPulls makes a running broker hold pulls for ShortPull, and not for as long as consumers ask it to.
+func ShortPulls() []KV {
+	return []KV{{"longPollingEnable", "false"}, {"shortPollingTimeMills", strconv.FormatInt(ShortPull.Milliseconds(), 10)}}
+}
+
+// LongPulls is what ShortPulls must be replaced by so that it is as this file has it.
+func (f *File) LongPulls() []KV {
+	l := []KV{{"longPollingEnable", "true"}, {"shortPollingTimeMills", "1000"}} // BrokerConfig, 4.5.2 to 5.3.3
+	for i := range l {
+		if v, ok := f.Get(l[i].Key); ok {
+			l[i].Value = v
+		}
+	}
+	return l
+}
+
 // IDKey is the property under whose number a broker stands in the routes; 0 is the master.
 const IDKey = "brokerId"
 
@@ -51,9 +74,17 @@ const IDKey = "brokerId"
 // heartbeat as id 0 would put its closed port back in. Registered under another id it can do neither.
 const RetiredID = "1000"
 
-// Retire is what makes the old master one that takes nothing and writes nothing, in a running broker and in
-// the file on which something might start it again.
-func Retire() []KV { return append(append(CloseWrites(), Silence()...), KV{IDKey, RetiredID}) }
+// Retire is what makes the old master one that takes nothing, writes nothing, and answers no pulls, in a running
+// broker and in the file on which something might start it again.
+func Retire() []KV {
+	l := append(append(CloseWrites(), Silence()...), KV{IDKey, RetiredID})
+	for i := range l {
+		if l[i].Key == permissionKey {
+			l[i].Value = "0"
+		}
+	}
+	return l
+}
 
 // Slave tells from the configuration in effect whether a broker is a slave. A master under Silence calls
 // itself one, but no real slave has mqlift's timestamp.
@@ -66,7 +97,7 @@ func Slave(live map[string]string) bool {
 func (f *File) OpenWrites(release string) []KV {
 	s := f.Settings(release, "")
 	return []KV{
-		{"brokerPermission", strconv.Itoa(s.Permission)},
+		{permissionKey, strconv.Itoa(s.Permission)},
 		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(s.AcceptSendsFrom, 10)},
 		{"slaveReadEnable", strconv.FormatBool(s.SlaveRead)},
 		{"offsetCheckInSlave", strconv.FormatBool(s.OffsetCheckInSlave)},

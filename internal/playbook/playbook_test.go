@@ -188,7 +188,7 @@ func TestAStepLeftOutIsRefusedWithItsProofsOrNeededByNone(t *testing.T) {
 	}
 	// Everything on the way to open-writes is there because something needs it. What is not is named
 	// here, so that a step that falls out of the chain is noticed.
-	want := []string{"bridge-clients", "prove-failover", "unlock-group"}
+	want := []string{"bridge-clients", "prove-failover", "shorten-pulls", "unlock-group"}
 	if !slices.Equal(free, want) {
 		t.Errorf("steps that a playbook may do without: %q, want %q", free, want)
 	}

@@ -65,6 +65,9 @@ func (fenceMaster) Done(context.Context, *Env) (bool, string, error) { return fa
 
 func (fenceMaster) Do(ctx context.Context, e *Env) error {
 	m := e.Master()
+	if err := e.pullsShort(ctx); err != nil {
+		return err
+	}
 	if e.State.Fence == nil {
 		open, err := e.opened(m)
 		if err != nil {

@@ -29,7 +29,7 @@ func (retireMaster) Requirement() playbook.Requirement {
 func (retireMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "set brokerId=" + brokerconf.RetiredID + " in the running broker; make " + m.ConfPath + " one on which it would take no sends if it were started again; the new leader registers again"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set brokerId=" + brokerconf.RetiredID + " and brokerPermission=0 in the running broker (no place in the routes, no pulls); make " + m.ConfPath + " one on which it would take no sends if it were started again; the new leader registers again"})
 	}
 	return append(l, plan.Action{Text: "wait until every name server that answers gives the new leader as brokerId 0"})
 }
@@ -49,6 +49,7 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 	if err := e.updateConfig(ctx, m, retired(), m.RetiredConf); err != nil {
 		return err
 	}
+	e.State.RetiredAt = time.Now()
 	return e.until(ctx, 30*time.Second, "the routes to lead to "+leader.Host, func(ctx context.Context) error {
 		if err := e.updateConfig(ctx, leader, map[string]string{propPermission: "4"}, leader.ClosedConf); err != nil {
 			return err
@@ -81,8 +82,11 @@ func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	if live[brokerconf.IDKey] == "0" {
 		return ErrNothingToUndo
 	}
-	// The permission stays what it is: the fence's undoing has its own say about that.
-	return e.updateConfig(ctx, m, map[string]string{brokerconf.IDKey: "0", propPermission: live[propPermission]}, m.OldConf)
+	permission := live[propPermission]
+	if permission == retired()[propPermission] {
+		permission = closed()[propPermission] // reads again; the fence's undoing has its own say about sends
+	}
+	return e.updateConfig(ctx, m, map[string]string{brokerconf.IDKey: "0", propPermission: permission}, m.OldConf)
 }
 
 // nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes

@@ -27,6 +27,9 @@ type State struct {
 	AlignedEnd int64              `json:"alignedEnd,omitempty"`
 	Aligned    *store.Certificate `json:"aligned,omitempty"`
 
+	// PullsShortAt is when the master was told not to hold pulls for long; zero where it was not.
+	PullsShortAt time.Time `json:"pullsShortAt,omitzero"`
+
 	// Fence holds the master's settings from before the fence; FencedAt is when sends were refused.
 	Fence    map[string]string `json:"fence,omitempty"`
 	FencedAt time.Time         `json:"fencedAt,omitzero"`
@@ -56,6 +59,9 @@ type State struct {
 	// Written tells that the new group's own log was not empty when it was proven: its leader had written
 	// by itself, such as delayed messages that came due.
 	Written bool `json:"written,omitempty"`
+
+	// RetiredAt is when the old master had given its place in the routes away, and refused pulls.
+	RetiredAt time.Time `json:"retiredAt,omitzero"`
 
 	// OpeningAt is set before the first peer is told to take writes: from then on nothing is undone.
 	OpeningAt time.Time `json:"openingAt,omitzero"`

@@ -99,6 +99,9 @@ type Options struct {
 	// RoutePoll is how often clients ask for their routes (pollNameServerInterval); 0: no bridge for those with
 	// old ones.
 	RoutePoll time.Duration
+	// PullHold is for how long the master may have been asked to hold a pull (brokerSuspendMaxTimeMillis of
+	// consumers: 15 s for push consumers in Java, 20 s for others and in Go); 0: it goes on holding them.
+	PullHold time.Duration
 	// BreakLock names a run whose lock is taken over, unless it lives; empty for none.
 	BreakLock string
 	// Credentials sign requests where the cluster has ACL; nil without.
@@ -215,7 +218,7 @@ func (e *Env) reached() []*Node {
 func All() []Step {
 	return []Step{
 		lockGroup{}, sampleKeys{}, createTracerTopic{}, installRelease{}, copyLogLive{}, renderConfigs{},
-		stopSlaves{}, alignLogs{}, carryStores{},
+		shortenPulls{}, stopSlaves{}, alignLogs{}, carryStores{},
 		fenceMaster{},
 		copyTail{}, certifyLogs{},
 		startPeers{}, provePeers{},

@@ -37,6 +37,9 @@ func (stopMaster) Done(_ context.Context, e *Env) (bool, string, error) {
 }
 
 func (stopMaster) Do(ctx context.Context, e *Env) error {
+	if err := e.pullsDrained(ctx); err != nil {
+		return err
+	}
 	if err := e.stopOld(ctx, e.Master()); err != nil {
 		return err
 	}
