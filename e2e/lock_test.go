@@ -223,8 +223,8 @@ func (b *bench) fenced(t *testing.T, a *applying) {
 	t.Helper()
 	a.until(t, "the master to refuse sends", func(ctx context.Context) error {
 		conf, err := b.broker("host-a").Config(ctx)
-		if err == nil && conf["brokerPermission"] != "4" {
-			err = fmt.Errorf("brokerPermission is %s", conf["brokerPermission"])
+		if err == nil && conf["brokerRole"] != "SLAVE" {
+			err = fmt.Errorf("brokerRole is %s", conf["brokerRole"])
 		}
 		return err
 	})

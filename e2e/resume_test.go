@@ -33,8 +33,8 @@ func TestKilledAndResumed(t *testing.T) {
 			begun("fence-master")(t, a)
 			a.until(t, "the master to refuse sends", func(ctx context.Context) error {
 				conf, err := b.broker("host-a").Config(ctx)
-				if err == nil && conf["brokerPermission"] != "4" {
-					err = fmt.Errorf("brokerPermission is %s", conf["brokerPermission"])
+				if err == nil && conf["brokerRole"] != "SLAVE" {
+					err = fmt.Errorf("brokerRole is %s", conf["brokerRole"])
 				}
 				return err
 			})

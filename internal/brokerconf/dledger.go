@@ -12,15 +12,16 @@ import (
 // of 4.5.2, 4.9.7 and 5.3.3: sendMessage, sendBatchMessage, preSend), 0 by default.
 const ClosedUntil int64 = 4102444800000
 
-// CloseWrites is what refuses sends and leaves reads: brokerPermission=4 for routes and consumers'
-// send-backs, the timestamp for producers with an old route. What the broker writes by itself is not
-// refused by it: see Silence.
-func CloseWrites() []KV {
-	return []KV{
-		{permissionKey, "4"},
-		{"startAcceptSendRequestTimeStamp", strconv.FormatInt(ClosedUntil, 10)},
-	}
+// RefuseSends is what refuses sends and leaves reads, and says nothing of it in the routes. What consumers send
+// back and what the broker writes by itself is not refused by it: see Silence.
+func RefuseSends() []KV {
+	return []KV{{"startAcceptSendRequestTimeStamp", strconv.FormatInt(ClosedUntil, 10)}}
 }
+
+// CloseWrites is RefuseSends for a broker that may make itself a master: with brokerPermission=4 it takes nothing
+// back from consumers either, also in the moment until it is silenced. Its routes say so. A client that asks for
+// its route just then does not send for 30 s, when it asks again (seen: 33 s for an application in Go).
+func CloseWrites() []KV { return append(RefuseSends(), KV{permissionKey, "4"}) }
 
 const permissionKey = "brokerPermission"
 

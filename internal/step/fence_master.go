@@ -14,7 +14,13 @@ import (
 
 const propPermission = "brokerPermission"
 
-// closed is what makes a broker write nothing more, as updateConfig takes it.
+// fenced is what makes a running master write nothing more, as updateConfig takes it. Its permission stays, and
+// with it the routes: they are right again the moment that writes are open.
+func fenced() map[string]string {
+	return properties(append(brokerconf.RefuseSends(), brokerconf.Silence()...))
+}
+
+// closed is the same for a peer, which may become the leader at any moment.
 func closed() map[string]string {
 	return properties(append(brokerconf.CloseWrites(), brokerconf.Silence()...))
 }
@@ -56,7 +62,7 @@ func (fenceMaster) Requirement() playbook.Requirement {
 func (fenceMaster) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "set brokerPermission=4, startAcceptSendRequestTimeStamp far ahead and brokerRole=SLAVE in the running broker (code 25): no sends, nothing written by itself, reads as before; put broker.conf back as it was, wait until the log's end stands still"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set startAcceptSendRequestTimeStamp far ahead and brokerRole=SLAVE in the running broker (code 25): no sends, nothing written by itself, reads as before; put broker.conf back as it was, wait until the log's end stands still"})
 	}
 	return l
 }
@@ -86,7 +92,7 @@ func (fenceMaster) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	if err := e.updateConfig(ctx, m, closed(), m.OldConf); err != nil {
+	if err := e.updateConfig(ctx, m, fenced(), m.OldConf); err != nil {
 		return err
 	}
 	end, err := e.standsStill(ctx, m)

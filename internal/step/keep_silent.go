@@ -46,5 +46,7 @@ func (e *Env) keepSilent(ctx context.Context, peers []*Node) (end func()) {
 func (e *Env) silence(ctx context.Context, n *Node) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	return e.updateConfig(ctx, n, map[string]string{brokerconf.RoleKey: "SLAVE"}, n.ClosedConf)
+	// The permission is what the group had, because the routes tell it, and a client that read there that it may
+	// not send would not do so for 30 s. As a SLAVE it takes nothing all the same.
+	return e.updateConfig(ctx, n, map[string]string{brokerconf.RoleKey: "SLAVE", propPermission: e.State.Fence[propPermission]}, n.ClosedConf)
 }

@@ -51,7 +51,7 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 	}
 	e.State.RetiredAt = time.Now()
 	return e.until(ctx, 30*time.Second, "the routes to lead to "+leader.Host, func(ctx context.Context) error {
-		if err := e.updateConfig(ctx, leader, map[string]string{propPermission: "4"}, leader.ClosedConf); err != nil {
+		if err := e.updateConfig(ctx, leader, map[string]string{propPermission: e.State.Fence[propPermission]}, leader.ClosedConf); err != nil {
 			return err
 		}
 		return e.mastersAre(ctx, leader)
@@ -82,11 +82,12 @@ func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	if live[brokerconf.IDKey] == "0" {
 		return ErrNothingToUndo
 	}
-	permission := live[propPermission]
-	if permission == retired()[propPermission] {
-		permission = closed()[propPermission] // reads again; the fence's undoing has its own say about sends
+	open, err := e.opened(m)
+	if err != nil {
+		return err
 	}
-	return e.updateConfig(ctx, m, map[string]string{brokerconf.IDKey: "0", propPermission: permission}, m.OldConf)
+	// Sends are still refused: the fence's undoing has its own say about them.
+	return e.updateConfig(ctx, m, map[string]string{brokerconf.IDKey: "0", propPermission: open[propPermission]}, m.OldConf)
 }
 
 // nameServerLimit is how long a name server may take to count as one that answers. A healthy one takes
