@@ -81,6 +81,7 @@ and undone · 5 failed or stopped after writes were opened, or not all could be 
 	o.addFlags(cmd)
 	o.addPlaybookFlag(cmd)
 	o.addTransferFlag(cmd)
+	o.addRebuildFlag(cmd)
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir(), "where journals are kept on this machine")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what each step would do on which host, and do nothing")
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask at the start")
@@ -122,7 +123,10 @@ func runApply(ctx context.Context, o applyOptions, in io.Reader, out, errOut io.
 		if o.Transfer != "" && saved.Transfer != "" && plan.Transfer(o.Transfer) != saved.Transfer {
 			return &usageError{fmt.Errorf("--transfer %s: the saved plan has %s; make another one with `mqlift plan --transfer %[1]s -o FILE`", o.Transfer, saved.Transfer)}
 		}
-		o.Transfer = string(saved.Transfer)
+		if o.RebuildIndex && !saved.RebuildIndex {
+			return &usageError{errors.New("--rebuild-index: the saved plan carries consume queues and index; make another one with `mqlift plan --rebuild-index -o FILE`")}
+		}
+		o.Transfer, o.RebuildIndex = string(saved.Transfer), saved.RebuildIndex
 	}
 	s, err := o.open(ctx)
 	if err != nil {

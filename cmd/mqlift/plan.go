@@ -38,6 +38,7 @@ Exit code 3 when one of them is refused.`,
 	t.ofAllGroups(cmd)
 	t.addPlaybookFlag(cmd)
 	t.addTransferFlag(cmd)
+	t.addRebuildFlag(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "save the plan to this `file` as JSON; of several groups, to this folder")
 	return cmd
 }

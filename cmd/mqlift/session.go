@@ -39,8 +39,10 @@ type target struct {
 	Group    string
 	Playbook string
 	Transfer string
-	JSON     bool
-	Without  []string // hosts that a way back leaves out, since they cannot be reached
+	// RebuildIndex is as in plan.Input.
+	RebuildIndex bool
+	JSON         bool
+	Without      []string // hosts that a way back leaves out, since they cannot be reached
 }
 
 func (t *target) addFlags(cmd *cobra.Command) {
@@ -58,16 +60,21 @@ func (t *target) addPlaybookFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.Playbook, "playbook", "dledger", "order of work: a built-in name, or a `file`")
 }
 
+func (t *target) addRebuildFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&t.RebuildIndex, "rebuild-index", false, "have brokers build consume queues and index from the whole log instead of carrying them (4.x): the outage grows with the store")
+}
+
 func (t *target) addTransferFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.Transfer, "transfer", "", "how data goes between hosts: auto (directly and encrypted where they reach one another, otherwise through\nthis machine; the default), plain (the same, unencrypted but authenticated), or bastion (always through this machine)")
 }
 
 // declared is what the operator wrote, read and checked.
 type declared struct {
-	topology    *topology.Topology
-	playbook    *playbook.Playbook // nil unless asked for
-	transfer    plan.Transfer
-	credentials *rocketmq.Credentials
+	topology     *topology.Topology
+	playbook     *playbook.Playbook // nil unless asked for
+	transfer     plan.Transfer
+	rebuildIndex bool
+	credentials  *rocketmq.Credentials
 }
 
 // session is a group of a topology with connections to all its hosts.
@@ -97,7 +104,7 @@ func (e *connectError) Unwrap() error { return e.err }
 
 // read reads what is declared, and touches no host.
 func (t *target) read() (d declared, err error) {
-	d.transfer = plan.Transfer(t.Transfer)
+	d.transfer, d.rebuildIndex = plan.Transfer(t.Transfer), t.RebuildIndex
 	if d.transfer != "" && !slices.Contains(plan.Transfers(), d.transfer) {
 		return d, &usageError{fmt.Errorf("--transfer %s: it is one of %q", t.Transfer, plan.Transfers())}
 	}
@@ -205,7 +212,7 @@ func (s *session) reach(ctx context.Context, facts *observe.Facts) error {
 // where the topology is to be changed for it.
 func (s *session) plan(facts *observe.Facts) (*plan.Plan, error) {
 	p, err := plan.Make(plan.Input{
-		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Transfer: s.transfer, Tool: version(),
+		Topology: s.topology, Group: s.group, Facts: facts, Playbook: s.playbook, Transfer: s.transfer, RebuildIndex: s.rebuildIndex, Tool: version(),
 		Describe: func(name string, p *plan.Plan) plan.Step {
 			st, ok := step.ByName(name)
 			if !ok {

@@ -31,6 +31,7 @@ type applying struct {
 func (t *trial) start() error {
 	a := &applying{done: make(chan struct{}), before: t.apply}
 	args := []string{"apply", "--yes", "--keys", oldKeys, "--route-poll", "2s", "--pull-hold", "1s"}
+	args = append(args, t.row.with...)
 	if t.row.step != "prove-failover" {
 		args = append(args, "--no-failover") // which takes as long as all the rest
 	}

@@ -37,6 +37,8 @@ type row struct {
 	// rate is how many messages per second each producer sends at most; 0: as many as in other rows.
 	rate int
 
+	// with are further arguments of apply.
+	with []string
 	// replay tells that the operator goes back with `rollback --replay` instead of calling apply again.
 	replay bool
 

@@ -154,7 +154,9 @@ type Input struct {
 	Facts    *observe.Facts
 	Playbook *playbook.Playbook
 	Transfer Transfer // empty: Auto
-	Tool     string   // mqlift's version
+	// RebuildIndex asks for consume queues and index built anew instead of carried.
+	RebuildIndex bool
+	Tool         string // mqlift's version
 	// Describe tells what a step will do under the plan as far as it has been made.
 	Describe func(step string, p *Plan) Step
 }
@@ -173,10 +175,14 @@ func Make(in Input) (*Plan, error) {
 		Version: 1, Tool: in.Tool, Created: in.Facts.At.UTC().Truncate(time.Second),
 		Topology: in.Topology.File, Playbook: in.Playbook.Name, Cluster: in.Topology.Cluster, Group: in.Group.Name,
 		Release: in.Facts.Release, NameServers: in.Topology.NameServers, Peers: in.Group.Peers(), TracerTopic: in.Group.TracerTopic,
-		Members: members, Transfer: cmp.Or(in.Transfer, Auto),
+		Members: members, Transfer: cmp.Or(in.Transfer, Auto), RebuildIndex: in.RebuildIndex,
+	}
+	rebuild := p.rebuild()
+	if err := rebuild.Err(); err != nil {
+		return nil, err
 	}
 	p.routes(in.Facts)
-	for _, f := range found {
+	for _, f := range append(found, rebuild...) {
 		if f.Severity == diag.Warn {
 			p.Risks.Add(f)
 		}
@@ -184,7 +190,7 @@ func Make(in Input) (*Plan, error) {
 	if err := p.bytes(in.Facts).Err(); err != nil {
 		return nil, err
 	}
-	p.Outage = predict(in.Facts)
+	p.Outage = p.predict(in.Facts)
 	for _, s := range in.Playbook.Stages {
 		stage := Stage{Name: s.Name, Clients: s.Clients, PointOfNoReturn: s.PointOfNoReturn}
 		for _, name := range s.Steps {
@@ -215,6 +221,11 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 				What: fmt.Sprintf("%d bytes are needed with a reserve of %d, and %d are free", need+spareDisk, int64(spareDisk), free), Do: do})
 		}
 	}
+	carries := func(from, to *Member) {
+		if !p.RebuildIndex {
+			p.Copies = append(p.Copies, Copy{What: CopyQueues, From: from.Host, To: to.Host, Bytes: queues(from)})
+		}
+	}
 	for _, m := range p.Members {
 		place := at[m.Host].Trees[m.InstallDir]
 		if tree, ok := at[m.Host].Trees[m.NewRoot]; ok {
@@ -222,9 +233,8 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 		}
 		var need int64
 		if m.Kind == Fresh {
-			p.Copies = append(p.Copies,
-				Copy{What: CopyLog, From: master.Host, To: m.Host, Bytes: size(master, master.CommitLog)},
-				Copy{What: CopyQueues, From: slave.Host, To: m.Host, Bytes: queues(slave)})
+			p.Copies = append(p.Copies, Copy{What: CopyLog, From: master.Host, To: m.Host, Bytes: size(master, master.CommitLog)})
+			carries(slave, m)
 			need = queues(slave)
 			if log, ok := at[m.Host].Trees[m.CommitLog]; ok && log.Filesystem.MountPoint != place.Filesystem.MountPoint { // a disk of its own
 				bears(m, m.CommitLog, size(master, master.CommitLog), log.Filesystem.Free, "make room")
@@ -232,7 +242,7 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 				need += size(master, master.CommitLog)
 			}
 		} else {
-			p.Copies = append(p.Copies, Copy{What: CopyQueues, From: m.Host, To: m.Host, Bytes: queues(m)})
+			carries(m, m)
 			need = queues(m)
 			if m.Stopped { // it may lack any part of the log
 				need += max(0, size(master, master.CommitLog)-size(m, m.CommitLog))
@@ -246,7 +256,7 @@ func (p *Plan) bytes(f *observe.Facts) diag.Findings {
 func fingerprint(in Input, p *Plan) (string, error) {
 	h := sha256.New()
 	enc := json.NewEncoder(h)
-	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members, p.Transfer} {
+	for _, v := range []any{in.Group, in.Playbook, p.Release, p.NameServers, p.Peers, p.Members, p.Transfer, p.RebuildIndex} {
 		if err := enc.Encode(v); err != nil {
 			return "", fmt.Errorf("plan: %w", err)
 		}

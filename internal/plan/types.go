@@ -43,6 +43,8 @@ type Plan struct {
 	Members []*Member `json:"members"`
 	Stages  []Stage   `json:"stages"`
 	Copies  []Copy    `json:"copies"`
+	// RebuildIndex leaves consume queues and index behind: brokers build them from the whole log, in the window.
+	RebuildIndex bool `json:"rebuildIndex,omitempty"`
 	// Transfer is how data was asked to go between hosts, and Routes how it does.
 	Transfer Transfer   `json:"transfer"`
 	Routes   []Route    `json:"routes"`

@@ -27,6 +27,10 @@ var carried = []string{"consumequeue", "consumequeue_ext", "index", "checkpoint"
 func (carryStores) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.First() {
+		if p.RebuildIndex {
+			l = append(l, plan.Action{Host: m.Host, Text: "carry neither consumequeue nor index to " + m.NewRoot + ": the broker builds both from the whole log at its first start"})
+			continue
+		}
 		text := fmt.Sprintf("copy consumequeue, index, checkpoint and config from %s to %s", m.OldRoot, m.NewRoot)
 		if m.Kind == plan.Fresh {
 			text = fmt.Sprintf("receive consumequeue, index, checkpoint and config in %s from a stopped slave", m.NewRoot)
@@ -49,6 +53,9 @@ func (carryStores) Do(ctx context.Context, e *Env) error {
 		}
 	}
 	return e.each(ctx, e.First(), func(ctx context.Context, n *Node) error {
+		if e.Plan.RebuildIndex {
+			return e.moveRootAside(ctx, n)
+		}
 		if err := e.carryTo(ctx, source, n); err != nil {
 			return err
 		}
@@ -76,7 +83,11 @@ func (e *Env) carryOnHost(ctx context.Context, n *Node) error {
 	if err := e.moveRootAside(ctx, n); err != nil {
 		return err
 	}
-	return e.copyWithin(ctx, n, n.OldRoot, n.NewRoot, append([]string{"config"}, carried...))
+	trees := []string{"config"}
+	if !e.Plan.RebuildIndex {
+		trees = append(trees, carried...)
+	}
+	return e.copyWithin(ctx, n, n.OldRoot, n.NewRoot, trees)
 }
 
 // moveRootAside makes room for a new root: what an earlier try left there belongs to another moment.
