@@ -113,9 +113,23 @@ func (s *sums) add(sum uint32) {
 
 func (s *sums) digest() string { return hex.EncodeToString(s.hash.Sum(nil)) }
 
+// buffered is a writer that gathers what is written until Flush.
+type buffered interface {
+	io.Writer
+	Flush() error
+}
+
 type frameWriter struct {
-	w *bufio.Writer
+	w buffered
 	sums
+}
+
+func newFrameWriter(w io.Writer) frameWriter {
+	b, ok := w.(buffered)
+	if !ok {
+		b = bufio.NewWriterSize(w, maxData+64)
+	}
+	return frameWriter{b, newSums()}
 }
 
 func (f *frameWriter) write(kind byte, payload ...[]byte) error {
@@ -126,13 +140,10 @@ func (f *frameWriter) write(kind byte, payload ...[]byte) error {
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(length))
 	sum := checksum(f.number, head, payload...)
 	f.add(sum)
-	// bufio keeps the first error for Flush and for every write after it.
-	f.w.Write(head)
-	for _, p := range payload {
-		f.w.Write(p)
-	}
-	if _, err := f.w.Write(binary.BigEndian.AppendUint32(nil, sum)); err != nil {
-		return fmt.Errorf("send: %w", err)
+	for _, p := range append(append([][]byte{head}, payload...), binary.BigEndian.AppendUint32(nil, sum)) {
+		if _, err := f.w.Write(p); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
 	}
 	return nil
 }
@@ -153,35 +164,67 @@ type frameReader struct {
 	buf []byte
 	sums
 	before string // the digest before a trailer
+
+	// place gives the memory that the data of a frame is read into; an error counts when the frame has come as
+	// it was sent. What is there is good only after read has returned.
+	place func(at int64, length int) ([]byte, error)
 }
 
-// read returns the next frame; its payload is good until the next read.
-func (f *frameReader) read() (kind byte, payload []byte, err error) {
-	var head [5]byte
-	if _, err := io.ReadFull(f.r, head[:]); err != nil {
-		return 0, nil, truncated(err)
+// frame is one that has come as it was sent.
+type frame struct {
+	kind    byte
+	at      int64  // of data: where it belongs
+	payload []byte // of data: in the memory that place gave; otherwise good until the next read
+}
+
+func (f *frameReader) read() (frame, error) {
+	var head [5 + 8]byte
+	if _, err := io.ReadFull(f.r, head[:5]); err != nil {
+		return frame{}, truncated(err)
 	}
-	length := binary.BigEndian.Uint32(head[1:])
+	length := int(binary.BigEndian.Uint32(head[1:]))
 	if length > maxPayload {
-		return 0, nil, fmt.Errorf("frame %d claims %d bytes: %w", f.number, length, ErrCorrupt)
+		return frame{}, fmt.Errorf("frame %d claims %d bytes: %w", f.number, length, ErrCorrupt)
 	}
-	if need := int(length) + 4; cap(f.buf) < need {
-		f.buf = make([]byte, max(need, maxData+64))
+	got := frame{kind: head[0]}
+	begin := head[:5] // with the position, if it has one
+	var misplaced error
+	switch {
+	case got.kind == frameData && length < 8:
+		misplaced = fmt.Errorf("data without its place: %w", ErrCorrupt)
+	case got.kind == frameData:
+		begin = head[:]
+		if _, err := io.ReadFull(f.r, head[5:]); err != nil {
+			return frame{}, truncated(err)
+		}
+		length -= 8
+		got.at = int64(binary.BigEndian.Uint64(head[5:]))
+		got.payload, misplaced = f.place(got.at, length)
 	}
-	b := f.buf[:length+4]
-	if _, err := io.ReadFull(f.r, b); err != nil {
-		return 0, nil, truncated(err)
+	if got.payload == nil {
+		if cap(f.buf) < length {
+			f.buf = make([]byte, length)
+		}
+		got.payload = f.buf[:length]
 	}
-	payload = b[:length]
-	sum := checksum(f.number, head[:], payload)
-	if binary.BigEndian.Uint32(b[length:]) != sum {
-		return 0, nil, fmt.Errorf("frame %d has a wrong checksum: %w", f.number, ErrCorrupt)
+	var code [4]byte
+	for _, b := range [][]byte{got.payload, code[:]} {
+		if _, err := io.ReadFull(f.r, b); err != nil {
+			return frame{}, truncated(err)
+		}
 	}
-	if head[0] == frameTrailer {
+	sum := checksum(f.number, begin, got.payload)
+	if binary.BigEndian.Uint32(code[:]) != sum {
+		return frame{}, fmt.Errorf("frame %d has a wrong checksum: %w", f.number, ErrCorrupt)
+	}
+	if misplaced != nil {
+		return frame{}, misplaced
+	}
+	if got.kind == frameTrailer {
 		f.before = f.digest()
 	}
 	f.add(sum)
-	return head[0], payload, nil
+	return got, nil
 }
 
 func truncated(err error) error {

@@ -7,7 +7,6 @@
 package transfer
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -64,7 +63,7 @@ type Stats struct {
 	Replicated int64    `json:"replicated,omitempty"` // bytes shared by reflink instead of copied
 }
 
-// Pack sends what spec names to w. The files may be written to meanwhile, as a running broker does,
+// Pack sends what spec names to w, which may gather it until it is told to Flush. The files may be written to meanwhile, as a running broker does,
 // as long as commit log ranges end at To or before.
 func Pack(ctx context.Context, w io.Writer, spec Spec) (Stats, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,7 +74,7 @@ func Pack(ctx context.Context, w io.Writer, spec Spec) (Stats, error) {
 	s := sender{
 		Spec:  spec,
 		ctx:   ctx,
-		out:   frameWriter{bufio.NewWriterSize(w, maxData+64), newSums()},
+		out:   newFrameWriter(w),
 		buf:   make([]byte, maxData),
 		start: time.Now(),
 	}

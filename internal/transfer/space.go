@@ -33,12 +33,13 @@ func withSpace(err error, root string, need int64) error {
 
 // left is how much of what was announced has not been written yet, in bytes; holes count.
 func (u *receiver) left() int64 {
+	pending := u.pending.Load()
 	switch {
 	case u.file == nil:
-		return 0
+		return pending
 	case !u.logOn:
-		return u.to - u.at
+		return pending + u.to - u.at
 	}
 	base, _ := store.ParseFileName(u.part)
-	return u.log.To - base - u.at
+	return pending + u.log.To - base - u.at
 }

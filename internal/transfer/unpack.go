@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -90,21 +89,25 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 	}
 	start := time.Now()
 	u := receiver{
-		ctx:   ctx,
-		in:    frameReader{r: r, sums: newSums()},
-		buf:   make([]byte, maxData),
-		place: newPlacement(root, o),
+		ctx:    ctx,
+		in:     frameReader{r: r, sums: newSums()},
+		place:  newPlacement(root, o),
+		blocks: newBlocks(),
 	}
-	u.behind, u.alive = errgroup.WithContext(ctx)
+	u.in.place = u.room
+	u.alive, u.fail = context.WithCancelCause(ctx)
+	defer u.fail(nil)
 	u.behind.SetLimit(1)
 	err := u.receiveAll()
-	if behind := u.behind.Wait(); behind != nil {
+	u.writing.Wait()
+	u.behind.Wait() // what has come whole is kept
+	if behind := context.Cause(u.alive); behind != nil {
 		err = behind
 	}
 	// Before the temporary files go, and with them what they have taken.
 	err = withSpace(err, root, u.left())
 	if u.file != nil {
-		u.file.Close()
+		u.file.close()
 	}
 	err = errors.Join(err, u.place.cleanUp())
 	if err != nil && ctx.Err() != nil {
@@ -124,20 +127,22 @@ func Unpack(ctx context.Context, r io.Reader, root string, o Options) (Stats, er
 type receiver struct {
 	ctx   context.Context
 	in    frameReader
-	buf   []byte // scratch for zeroing
+	buf   []byte // scratch for zeroing; nil before the first
 	stats Stats
 	place *placement
 
+	blocks // of the open file
 	// Files that have come whole are brought to disk and get their names while the next one comes, one
 	// after the other: a log must not have a gap, whenever its host dies.
-	behind   *errgroup.Group
-	alive    context.Context // ends when that fails
+	behind   errgroup.Group
+	alive    context.Context         // ends when that, or a write, fails
+	fail     context.CancelCauseFunc // ends it
 	mu       sync.Mutex
 	partial  []string // files written in place and not complete
 	created  []string
 	complete int64 // physical offset up to which a commit log is on disk; 0: no file of it
 
-	file  *os.File // open for data
+	file  *output // open for data
 	size  int64
 	at    int64 // up to here the file is as it should be
 	to    int64 // data may come up to here
@@ -151,25 +156,26 @@ type receiver struct {
 }
 
 func (u *receiver) receiveAll() error {
-	kind, payload, err := u.in.read()
+	first, err := u.in.read()
 	if err != nil {
 		return err
 	}
-	h, err := decode[hello](payload)
+	h, err := decode[hello](first.payload)
 	if err != nil {
 		return err
 	}
-	if kind != frameHello || h.Format != streamFormat {
+	if first.kind != frameHello || h.Format != streamFormat {
 		return fmt.Errorf("this is no transfer stream of format %d: %w", streamFormat, ErrCorrupt)
 	}
 	for {
 		if err := u.alive.Err(); err != nil {
 			return err
 		}
-		kind, payload, err := u.in.read()
+		f, err := u.in.read()
 		if err != nil {
 			return err
 		}
+		kind, payload := f.kind, f.payload
 		if u.file != nil && kind != frameData && kind != frameEnd && kind != frameFailed {
 			return fmt.Errorf("a frame of kind %q inside a file: %w", kind, ErrCorrupt)
 		}
@@ -185,7 +191,7 @@ func (u *receiver) receiveAll() error {
 		case framePart:
 			err = handle(payload, u.beginPart)
 		case frameData:
-			err = u.data(payload)
+			err = u.data(f)
 		case frameEnd:
 			err = u.end()
 		case frameFailed:
@@ -216,7 +222,7 @@ func (u *receiver) beginFile(e entry) error {
 	if err != nil {
 		return err
 	}
-	u.file, u.fresh, u.size, u.at, u.to, u.clear = f, true, e.Size, 0, e.Size, e.Size
+	u.file, u.fresh, u.size, u.at, u.to, u.clear = newOutput(f, e.Size), true, e.Size, 0, e.Size, e.Size
 	u.stats.Apparent += e.Size
 	u.then = func() error { return f.Close() } // synced and named with its tree
 	return nil
@@ -272,7 +278,7 @@ func (u *receiver) beginPart(p part) error {
 		u.mu.Lock()
 		u.partial = append(u.partial, f.Name())
 		u.mu.Unlock()
-		u.file, u.fresh = f, false
+		u.file, u.fresh = newOutput(f, p.To-p.From), false
 		u.then = func() error {
 			if err := finishFile(f, e); err != nil {
 				return err
@@ -289,7 +295,7 @@ func (u *receiver) beginPart(p part) error {
 	if err != nil {
 		return err
 	}
-	u.file, u.fresh = f, true
+	u.file, u.fresh = newOutput(f, p.To-p.From), true
 	u.then = func() error {
 		if err := finishFile(f, e); err != nil {
 			return err
@@ -314,22 +320,24 @@ func (u *receiver) completeTo(base, to int64) {
 	}
 }
 
-func (u *receiver) data(payload []byte) error {
-	if u.file == nil || len(payload) < 8 {
-		return fmt.Errorf("data outside of a file: %w", ErrCorrupt)
+// room is where the data of a frame is read to.
+func (u *receiver) room(at int64, length int) ([]byte, error) {
+	if u.file == nil || length > maxData {
+		return nil, fmt.Errorf("data outside of a file, or %d bytes of it at once: %w", length, ErrCorrupt)
 	}
-	at, b := int64(binary.BigEndian.Uint64(payload)), payload[8:]
-	if at < u.at || int64(len(b)) > u.to-at {
-		return fmt.Errorf("data for %d..%d of %s, which is at %d..%d: %w", at, at+int64(len(b)), u.file.Name(), u.at, u.to, ErrCorrupt)
+	if at < u.at || int64(length) > u.to-at {
+		return nil, fmt.Errorf("data for %d..%d of %s, which is at %d..%d: %w", at, at+int64(length), u.file.Name(), u.at, u.to, ErrCorrupt)
 	}
-	if err := u.zero(u.at, at); err != nil {
+	return u.blocks.room(u.alive, u.file, at, length, u.fail)
+}
+
+func (u *receiver) data(f frame) error {
+	if err := u.zero(u.at, f.at); err != nil {
 		return err
 	}
-	if _, err := u.file.WriteAt(b, at); err != nil {
-		return err
-	}
-	u.at = at + int64(len(b))
-	u.stats.Bytes += int64(len(b))
+	u.taken(len(f.payload))
+	u.at = f.at + int64(len(f.payload))
+	u.stats.Bytes += int64(len(f.payload))
 	if u.place.Progress != nil {
 		u.place.Progress(u.stats.Bytes)
 	}
@@ -341,7 +349,10 @@ func (u *receiver) zero(from, to int64) error {
 	if u.fresh || from >= to {
 		return nil
 	}
-	return eachData(u.ctx, u.file, from, to, u.buf, func(at int64, b []byte) error {
+	if u.buf == nil {
+		u.buf = make([]byte, maxData)
+	}
+	return eachData(u.ctx, u.file.File, from, to, u.buf, func(at int64, b []byte) error {
 		clear(b)
 		u.stats.Zeroed += int64(len(b))
 		_, err := u.file.WriteAt(b, at)
@@ -356,15 +367,23 @@ func (u *receiver) end() error {
 	if err := errors.Join(u.zero(u.at, u.to), u.zero(u.clear, u.size)); err != nil {
 		return err
 	}
+	u.flush(u.file, u.fail)
 	u.stats.Files++
 	f, then := u.file, u.then
 	u.file, u.then = nil, nil
 	u.behind.Go(func() error {
-		defer f.Close()
-		if err := u.alive.Err(); err != nil {
-			return err
+		defer f.close()
+		err := f.written()
+		if err == nil {
+			err = u.alive.Err()
 		}
-		return then()
+		if err == nil {
+			err = then()
+		}
+		if err != nil {
+			u.fail(err)
+		}
+		return err
 	})
 	return nil
 }
@@ -375,11 +394,12 @@ func (u *receiver) finish(t trailer) error {
 		return fmt.Errorf("%d bytes with digest %s arrived, %d with %s were sent: %w",
 			u.stats.Bytes, u.stats.Digest, t.Bytes, t.Digest, ErrCorrupt)
 	}
-	err := u.behind.Wait()
-	if err == nil {
-		u.stats.Created = u.created
-		u.stats.MovedAway, err = u.place.commit(u.ctx)
+	if err := u.behind.Wait(); err != nil {
+		return err
 	}
+	u.stats.Created = u.created
+	var err error
+	u.stats.MovedAway, err = u.place.commit(u.ctx)
 	return err
 }
 
