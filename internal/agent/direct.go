@@ -250,11 +250,14 @@ func send(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	conn, err := link.Dial(ctx, r.Direct.Address, id, pin, r.Direct.Mode)
+	conn, err := link.Connect(ctx, r.Direct.Address, id, pin, r.Direct.Mode, link.Streams())
 	if err != nil {
 		return transfer.Stats{}, err
 	}
 	stats, err := r.pack(ctx, conn)
+	if closed := conn.Close(ctx); err == nil {
+		err = closed
+	}
 	stats.Wire = conn.Sent()
-	return stats, errors.Join(err, conn.Close())
+	return stats, err
 }

@@ -4,13 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,6 +23,7 @@ import (
 
 	"mqlift/internal/link"
 	"mqlift/internal/remote"
+	"mqlift/internal/store"
 	"mqlift/internal/transfer"
 )
 
@@ -68,6 +73,10 @@ func TestADirectCopyMovesAStore(t *testing.T) {
 			if r.Bytes < end || r.Wire < r.Bytes || r.Wire > r.Bytes*102/100 || arrived <= 0 || arrived > r.Bytes {
 				t.Errorf("result %+v, progress %d", r, arrived)
 			}
+			// The limit holds for all connections together.
+			if least := time.Duration(float64(r.Bytes)/float64(spec.BytesPerSecond)*float64(time.Second)) - 100*time.Millisecond; r.Took < least {
+				t.Errorf("%d bytes in %s", r.Bytes, r.Took)
+			}
 			released(t, spec.Direct.Port)
 		})
 	}
@@ -76,9 +85,13 @@ func TestADirectCopyMovesAStore(t *testing.T) {
 // gate lies between two hosts.
 type gate struct {
 	listener net.Listener
-	cutAt    atomic.Int64 // bytes towards the target, of each connection; 0: never
+	cutAt    atomic.Int64 // bytes towards the target, of all connections of a copy together; 0: never
 	flipAt   atomic.Int64
-	count    atomic.Int64 // connections
+	count    atomic.Int64 // copies
+
+	mu   sync.Mutex
+	ins  []net.Conn
+	seen int64 // bytes of this copy
 }
 
 func newGate(t *testing.T, to string) *gate {
@@ -95,7 +108,13 @@ func newGate(t *testing.T, to string) *gate {
 			if err != nil {
 				return
 			}
-			g.count.Add(1)
+			g.mu.Lock()
+			if len(g.ins) == 0 {
+				g.seen = 0
+				g.count.Add(1)
+			}
+			g.ins = append(g.ins, in)
+			g.mu.Unlock()
 			go g.pass(in, to)
 		}
 	}()
@@ -103,7 +122,12 @@ func newGate(t *testing.T, to string) *gate {
 }
 
 func (g *gate) pass(in net.Conn, to string) {
-	defer in.Close()
+	defer func() {
+		in.Close()
+		g.mu.Lock()
+		g.ins = slices.DeleteFunc(g.ins, func(c net.Conn) bool { return c == in })
+		g.mu.Unlock()
+	}()
 	out, err := net.Dial("tcp", to)
 	if err != nil {
 		return
@@ -111,17 +135,53 @@ func (g *gate) pass(in net.Conn, to string) {
 	defer out.Close()
 	go func() { io.Copy(in, out); in.Close() }()
 	buf := make([]byte, 8<<10)
-	for at := int64(0); ; {
+	for {
 		n, err := in.Read(buf)
-		if cut := g.cutAt.Load() - at; cut > 0 && cut <= int64(n) {
-			return
+		g.mu.Lock()
+		at := g.seen
+		g.seen += int64(n)
+		g.mu.Unlock()
+		if cut := g.cutAt.Load(); cut > 0 && cut <= at+int64(n) {
+			return // the other ones are cut as they come by
 		}
 		if flip := g.flipAt.Load() - at; flip > 0 && flip < int64(n) {
 			buf[flip] ^= 1
 		}
-		at += int64(n)
 		if _, werr := out.Write(buf[:n]); err != nil || werr != nil {
 			return
+		}
+	}
+}
+
+// bigFile is so long that what is under way on all connections is little of it.
+const bigFile = 8 << 20
+
+// newLog makes a commit log of two full files, and says what it takes to copy it.
+func newLog(t *testing.T, from, to string) CopySpec {
+	t.Helper()
+	random := rand.NewChaCha8(sha256.Sum256([]byte(t.Name())))
+	b := make([]byte, bigFile)
+	if err := os.MkdirAll(filepath.Join(from, "commitlog"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(2) {
+		random.Read(b)
+		if err := os.WriteFile(filepath.Join(from, "commitlog", store.FileName(i*bigFile)), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return CopySpec{FromRoot: from, ToRoot: to, Logs: []transfer.LogRange{{Dir: "commitlog", FileSize: bigFile, To: 2 * bigFile}}}
+}
+
+// sameLog compares a copy of that log.
+func sameLog(t *testing.T, from, to string) {
+	t.Helper()
+	for i := range int64(2) {
+		name := filepath.Join("commitlog", store.FileName(i*bigFile))
+		want, _ := os.ReadFile(filepath.Join(from, name))
+		got, err := os.ReadFile(filepath.Join(to, name))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not the source's: %v", name, err)
 		}
 	}
 }
@@ -130,11 +190,10 @@ func (g *gate) pass(in net.Conn, to string) {
 func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 	a, b, _, _ := twoHosts(t)
 	from, to := t.TempDir(), t.TempDir()
-	end := newStore(t, from)
-	spec := directly(t, CopySpec{FromRoot: from, ToRoot: to, Logs: storeSpec(from, to, end).Logs}, link.Encrypted)
+	spec := directly(t, newLog(t, from, to), link.Encrypted)
 	g := newGate(t, spec.Direct.Address)
 	spec.Direct.Address = g.listener.Addr().String()
-	g.cutAt.Store(logFileSize + logFileSize/4) // in the second file
+	g.cutAt.Store(bigFile * 7 / 4) // in the second file
 	_, err := Copy(t.Context(), a, b, spec, nil)
 	var failed *CopyError
 	if !errors.As(err, &failed) || failed.Between == nil || failed.Source != nil || failed.Target != nil ||
@@ -142,13 +201,13 @@ func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	var partial *transfer.PartialError
-	if !errors.As(err, &partial) || partial.Complete != logFileSize || partial.Files != nil {
+	if !errors.As(err, &partial) || partial.Complete != bigFile || partial.Files != nil {
 		t.Errorf("what is complete: %+v", partial)
 	}
 	tidy(t, to)
 	released(t, spec.Direct.Port)
 	first := filepath.Join(to, "commitlog", "00000000000000000000")
-	if info, err := os.Stat(first); err != nil || info.Size() != logFileSize {
+	if info, err := os.Stat(first); err != nil || info.Size() != bigFile {
 		t.Fatalf("the file that was complete: %v", err)
 	}
 	g.cutAt.Store(0)
@@ -157,33 +216,25 @@ func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Bytes > logFileSize/2 {
+	if r.Bytes > bigFile {
 		t.Errorf("%d bytes were sent again", r.Bytes)
 	}
-	for _, name := range []string{"00000000000000000000", "00000000000001048576"} {
-		want, _ := os.ReadFile(filepath.Join(from, "commitlog", name))
-		got, err := os.ReadFile(filepath.Join(to, "commitlog", name))
-		if err != nil || string(got) != string(want) {
-			t.Errorf("%s is not the source's: %v", name, err)
-		}
-	}
+	sameLog(t, from, to)
 }
 
 func TestAConnectionThatBreaksIsMadeAnewAsLongAsItBringsSomething(t *testing.T) {
 	a, b, _, _ := twoHosts(t)
-	from := t.TempDir()
-	end := newStore(t, from)
 	for name, test := range map[string]struct {
-		cutAt int64 // of each connection
+		cutAt int64 // of each copy
 		count int64
 		ok    bool
 	}{
-		"a file each time": {logFileSize + logFileSize/4, 2, true},
-		"nothing":          {logFileSize / 2, fruitless, false},
+		"a file each time": {bigFile * 7 / 4, 2, true},
+		"nothing":          {bigFile / 2, fruitless, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			to := t.TempDir()
-			spec := directly(t, CopySpec{FromRoot: from, ToRoot: to, Logs: storeSpec(from, to, end).Logs}, link.Encrypted)
+			from, to := t.TempDir(), t.TempDir()
+			spec := directly(t, newLog(t, from, to), link.Encrypted)
 			g := newGate(t, spec.Direct.Address)
 			spec.Direct.Address = g.listener.Addr().String()
 			g.cutAt.Store(test.cutAt)
@@ -193,19 +244,13 @@ func TestAConnectionThatBreaksIsMadeAnewAsLongAsItBringsSomething(t *testing.T) 
 				t.Errorf("got %v", err)
 			}
 			if got := g.count.Load(); got != test.count || told != 1 {
-				t.Errorf("%d connections, %d times told", got, told)
+				t.Errorf("%d copies, %d times told", got, told)
 			}
 			if spec.Logs[0].From != 0 {
 				t.Error("the caller's spec was changed")
 			}
 			if test.ok {
-				for _, name := range []string{"00000000000000000000", "00000000000001048576"} {
-					want, _ := os.ReadFile(filepath.Join(from, "commitlog", name))
-					got, err := os.ReadFile(filepath.Join(to, "commitlog", name))
-					if err != nil || !bytes.Equal(got, want) {
-						t.Errorf("%s is not the source's: %v", name, err)
-					}
-				}
+				sameLog(t, from, to)
 			}
 			tidy(t, to)
 		})

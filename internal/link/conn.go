@@ -12,20 +12,21 @@ import (
 	"time"
 )
 
-// Conn carries one stream of bytes from the source to the target.
+// Conn is one connection between the source and the target.
 type Conn struct {
-	wire *wire
-	r    io.Reader
-	w    io.Writer
+	wire  *wire
+	r     io.Reader
+	w     io.Writer
+	offer int // how many connections the target takes; known to the source
 }
 
 func newConn(w *wire, t *tls.Conn, mode Mode) (*Conn, error) {
 	switch mode {
 	case Encrypted:
-		return &Conn{w, t, t}, nil
+		return &Conn{wire: w, r: t, w: t}, nil
 	case Plain:
 		seal, open, err := sealed(w, t)
-		return &Conn{w, open, seal}, err
+		return &Conn{wire: w, r: open, w: seal}, err
 	}
 	return nil, fmt.Errorf("there is no mode %q", mode)
 }
@@ -77,12 +78,16 @@ type wire struct {
 	out *bufio.Writer
 }
 
-func newWire(tcp net.Conn) *wire {
+func newWire(tcp net.Conn, mode Mode) *wire {
 	if t, ok := tcp.(*net.TCPConn); ok {
 		t.SetKeepAliveConfig(keepAlive) // without them a lost host is noticed later, no more
 		setUserTimeout(t)
 	}
-	w := &wire{Conn: tcp, in: bufio.NewReaderSize(tcp, wireBuffer)}
+	ahead := wireBuffer
+	if mode == Plain { // whose records are read where they belong
+		ahead = 4 << 10
+	}
+	w := &wire{Conn: tcp, in: bufio.NewReaderSize(tcp, ahead)}
 	w.out = bufio.NewWriterSize(counted{w}, wireBuffer)
 	return w
 }

@@ -1,6 +1,6 @@
-// Package link connects two hosts for one copy: the target listens, the source connects, and each takes
-// only the peer whose one-time certificate it has been told of. TLS 1.3 makes the connection; the data that
-// follows is encrypted, or, where that was asked for, only authenticated.
+// Package link connects two hosts for one copy: the target listens, the source connects, over one TCP
+// connection or several, and each takes only the peer whose one-time certificate it has been told of. TLS 1.3
+// makes a connection; the data that follows is encrypted, or, where that was asked for, only authenticated.
 package link
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -45,6 +46,8 @@ const (
 type Listener struct {
 	// Wait is for how long Accept waits for the source.
 	Wait time.Duration
+	// Most is how many connections it takes for one copy.
+	Most int
 
 	tcp net.Listener
 	id  *Identity
@@ -61,7 +64,7 @@ func Listen(ctx context.Context, port int, id *Identity, limit time.Duration) (*
 	for {
 		tcp, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err == nil {
-			return &Listener{acceptWait, tcp, id}, nil
+			return &Listener{acceptWait, Streams(), tcp, id}, nil
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return nil, err
@@ -80,31 +83,57 @@ func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
 // Close gives the port back.
 func (l *Listener) Close() error { return l.tcp.Close() }
 
-// Accept returns the first connection of the peer, and gives the port back. Others are turned away.
-func (l *Listener) Accept(ctx context.Context, pin string, mode Mode) (*Conn, error) {
+// Accept returns the stream of the peer when all its connections have come, and gives the port back. Others
+// are turned away.
+func (l *Listener) Accept(ctx context.Context, pin string, mode Mode) (*Receiver, error) {
 	within, cancel := context.WithTimeout(ctx, l.Wait)
 	defer cancel()
 	var mu sync.Mutex
-	var found *Conn
+	var came []*Conn // by the number that each says
+	missing := 0
 	turned, err := l.Serve(within, []string{pin}, mode, func(_ int, c *Conn) {
+		number, of, err := c.introduced(within)
 		mu.Lock()
 		defer mu.Unlock()
-		if found != nil {
+		if came == nil && err == nil && of <= l.Most {
+			came, missing = make([]*Conn, of), of
+		}
+		if err != nil || of != len(came) || number >= of || came[number] != nil {
 			c.Close()
 			return
 		}
-		found = c
-		cancel()
+		came[number] = c
+		if missing--; missing == 0 {
+			cancel()
+		}
 	})
+	if came != nil && missing == 0 {
+		return newReceiver(came), nil
+	}
+	for _, c := range came {
+		if c != nil {
+			c.Close()
+		}
+	}
 	switch {
-	case found != nil:
-		return found, nil
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+	case came != nil:
+		return nil, fmt.Errorf("%w: %d of %d connections of the source did not come to %s within %s%s", ErrBroken, missing, len(came), l.Addr(), l.Wait, turned)
 	}
 	return nil, fmt.Errorf("%w: the source did not connect to %s within %s%s", ErrBroken, l.Addr(), l.Wait, turned)
+}
+
+// introduced reads what the source says of a connection: which it is, and of how many.
+func (c *Conn) introduced(ctx context.Context) (number, of int, err error) {
+	var said [2]byte
+	err = c.wire.within(ctx, func() error {
+		_, err := io.ReadFull(c, said[:])
+		return err
+	})
+	return int(said[0]), int(said[1]), err
 }
 
 // Turned are those who were turned away.
@@ -121,8 +150,11 @@ func (t Turned) String() string {
 	return fmt.Sprintf("; turned away: %d, at last %s: %v", t.Count, t.Last, t.Err)
 }
 
-// maxWaiting is how many may be in a handshake at once; what comes on top is turned away.
+// maxWaiting is how many may be in a handshake at once. What comes on top pushes out the one that has been at
+// it for longest: who says nothing keeps nobody off.
 const maxWaiting = 32
+
+var errPushedOut = errors.New("too many connections at once, and this one was the slowest to say who it is")
 
 // Serve calls take, side by side, for each connection of a peer, with the index of its pin, until ctx
 // ends. Then it gives the port back.
@@ -130,10 +162,10 @@ func (l *Listener) Serve(ctx context.Context, pins []string, mode Mode, take fun
 	defer l.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var (
-		mu     sync.Mutex
-		turned Turned
-		wait   sync.WaitGroup
-		places = make(chan struct{}, maxWaiting)
+		mu      sync.Mutex
+		turned  Turned
+		wait    sync.WaitGroup
+		shaking []net.Conn // the oldest first
 	)
 	refuse := func(tcp net.Conn, err error) {
 		tcp.Close()
@@ -151,15 +183,24 @@ func (l *Listener) Serve(ctx context.Context, pins []string, mode Mode, take fun
 			}
 			break
 		}
-		select {
-		case places <- struct{}{}:
-		default:
-			refuse(tcp, errors.New("too many connections at once"))
-			continue
+		mu.Lock()
+		if len(shaking) == maxWaiting {
+			shaking[0].Close()
+			shaking = shaking[1:]
 		}
+		shaking = append(shaking, tcp)
+		mu.Unlock()
 		wait.Go(func() {
-			defer func() { <-places }()
 			c, who, err := l.welcome(ctx, tcp, pins, mode)
+			mu.Lock()
+			still := slices.Index(shaking, tcp)
+			if still >= 0 {
+				shaking = slices.Delete(shaking, still, still+1)
+			}
+			mu.Unlock()
+			if still < 0 {
+				err = errPushedOut
+			}
 			if err != nil {
 				refuse(tcp, err)
 				return
@@ -171,16 +212,16 @@ func (l *Listener) Serve(ctx context.Context, pins []string, mode Mode, take fun
 	return turned, failed
 }
 
-// welcome is the target's half of the handshake. Its last word tells the source that it has been taken:
-// in TLS 1.3 a client is through before the server has looked at its certificate.
+// welcome is the target's half of the handshake. Its last word tells the source that it has been taken (in
+// TLS 1.3 a client is through before the server has looked at its certificate), and how many connections are.
 func (l *Listener) welcome(ctx context.Context, tcp net.Conn, pins []string, mode Mode) (*Conn, int, error) {
-	w := newWire(tcp)
+	w := newWire(tcp, mode)
 	t := tls.Server(w, l.id.config(pins))
 	if err := shake(ctx, t, w); err != nil {
 		return nil, 0, err
 	}
 	err := w.within(ctx, func() error {
-		if _, err := t.Write([]byte{1}); err != nil {
+		if _, err := t.Write([]byte{byte(l.Most)}); err != nil {
 			return err
 		}
 		return w.flush()
@@ -210,12 +251,13 @@ func dial(ctx context.Context, address string, id *Identity, pin string, mode Mo
 	if err != nil {
 		return nil, err
 	}
-	w := newWire(tcp)
+	w := newWire(tcp, mode)
 	t := tls.Client(w, id.config([]string{pin}))
 	err = shake(ctx, t, w)
+	var offer [1]byte
 	if err == nil {
 		err = w.within(ctx, func() error {
-			_, err := io.ReadFull(t, make([]byte, 1))
+			_, err := io.ReadFull(t, offer[:])
 			return err
 		})
 	}
@@ -223,7 +265,13 @@ func dial(ctx context.Context, address string, id *Identity, pin string, mode Mo
 		tcp.Close()
 		return nil, fmt.Errorf("shaking hands: %w", err)
 	}
-	return newConn(w, t, mode)
+	c, err := newConn(w, t, mode)
+	if err != nil {
+		tcp.Close()
+		return nil, err
+	}
+	c.offer = int(offer[0])
+	return c, nil
 }
 
 func shake(ctx context.Context, t *tls.Conn, w *wire) error {

@@ -43,7 +43,7 @@ func target(t testing.TB, id *link.Identity) (*link.Listener, string) {
 }
 
 type end struct {
-	conn *link.Conn
+	conn *link.Receiver
 	err  error
 }
 
@@ -60,19 +60,19 @@ func accept(ctx context.Context, t testing.TB, l *link.Listener, pin string, mod
 }
 
 // pair is a connection's two ends, and what lies between them if through is given.
-func pair(t testing.TB, mode link.Mode, through func(address string) string) (source, sink *link.Conn) {
+func pair(t testing.TB, mode link.Mode, through func(address string) string) (source *link.Sender, sink *link.Receiver) {
 	t.Helper()
 	a, b := identity(t), identity(t)
 	l, address := target(t, b)
+	l.Most = 3
 	if through != nil {
 		address = through(address)
 	}
 	accepted := accept(t.Context(), t, l, a.Pin(), mode)
-	source, err := link.Dial(t.Context(), address, a, b.Pin(), mode)
+	source, err := link.Connect(t.Context(), address, a, b.Pin(), mode, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { source.Close() })
 	got := <-accepted
 	if got.err != nil {
 		t.Fatal(got.err)
@@ -98,7 +98,7 @@ func TestWhatIsSentArrives(t *testing.T) {
 				rest = rest[n:]
 			}
 			source.Write(rest)
-			source.Close()
+			source.Close(t.Context())
 		}()
 		got := make([]byte, len(data))
 		if _, err := io.ReadFull(sink, got); err != nil || !bytes.Equal(got, data) {
@@ -114,11 +114,14 @@ func TestWhatIsSentArrives(t *testing.T) {
 	})
 }
 
-func TestAWriteIsNotKeptBack(t *testing.T) {
+func TestWhatIsFlushedIsNotKeptBack(t *testing.T) {
 	forEach(t, func(t *testing.T, mode link.Mode) {
 		source, sink := pair(t, mode, nil)
 		for range 3 {
 			if _, err := source.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if err := source.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := io.ReadFull(sink, make([]byte, 1)); err != nil {
@@ -149,14 +152,14 @@ func TestOnlyThePinnedPeerIsTaken(t *testing.T) {
 		}
 		defer silent.Close()
 		// None of them keeps the peer off.
-		source, err := link.Dial(t.Context(), address, a, b.Pin(), mode)
+		source, err := link.Connect(t.Context(), address, a, b.Pin(), mode, 4)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer source.Close()
 		if got := <-accepted; got.err != nil {
 			t.Error(got.err)
 		}
+		source.Close(t.Context())
 		// The port is free again, and nobody else is let in behind the peer.
 		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 			c.Close()
@@ -242,8 +245,9 @@ func TestNobodyListens(t *testing.T) {
 // between forwards connections and lets a test spoil what goes from the source to the target.
 type between struct {
 	to   string
-	flip atomic.Int64 // the byte at that position is changed, 0: none
-	cut  atomic.Int64 // the connection is cut there, 0: not
+	flip atomic.Int64 // the byte at that position of one connection is changed, 0: none
+	cut  atomic.Int64 // one connection is cut there, 0: not
+	lost atomic.Bool  // that one is chosen
 }
 
 func (b *between) listen(t testing.TB) string {
@@ -271,10 +275,10 @@ func (b *between) listen(t testing.TB) string {
 				buf := make([]byte, 4096)
 				for {
 					n, err := in.Read(buf)
-					if flip := b.flip.Load() - at; flip > 0 && flip < int64(n) {
+					if flip := b.flip.Load() - at; flip > 0 && flip < int64(n) && b.lost.CompareAndSwap(false, true) {
 						buf[flip] ^= 1
 					}
-					if cut := b.cut.Load() - at; cut > 0 && cut < int64(n) {
+					if cut := b.cut.Load() - at; cut > 0 && cut < int64(n) && b.lost.CompareAndSwap(false, true) {
 						return
 					}
 					at += int64(n)
@@ -289,18 +293,18 @@ func (b *between) listen(t testing.TB) string {
 }
 
 // stream sends zeros until it fails, and reads until that fails; what arrived must be zeros.
-func stream(t *testing.T, source, sink *link.Conn) (sent, received error, arrived int64) {
+func stream(t *testing.T, source *link.Sender, sink *link.Receiver) (sent, received error, arrived int64) {
 	t.Helper()
 	result := make(chan error, 1)
 	go func() {
-		defer source.Close()
 		for range 8 {
 			if _, err := source.Write(make([]byte, 1<<20)); err != nil {
+				source.Close(t.Context())
 				result <- err
 				return
 			}
 		}
-		result <- nil
+		result <- source.Close(t.Context())
 	}()
 	buf := make([]byte, 64<<10)
 	for {
@@ -320,13 +324,13 @@ func TestAFlippedByteIsSeenAndNothingAfterItIsLetThrough(t *testing.T) {
 	forEach(t, func(t *testing.T, mode link.Mode) {
 		b := &between{}
 		source, sink := pair(t, mode, func(to string) string { b.to = to; return b.listen(t) })
-		b.flip.Store(3<<20 + 12345)
+		b.flip.Store(1<<20 + 12345)
 		_, err, arrived := stream(t, source, sink)
 		if !errors.Is(err, link.ErrBroken) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("got %v", err)
 		}
-		if arrived > 3<<20+12345 {
-			t.Errorf("%d bytes arrived", arrived)
+		if arrived == 8<<20 {
+			t.Error("all of it arrived")
 		}
 	})
 }
@@ -335,9 +339,9 @@ func TestACutIsSeen(t *testing.T) {
 	forEach(t, func(t *testing.T, mode link.Mode) {
 		b := &between{}
 		source, sink := pair(t, mode, func(to string) string { b.to = to; return b.listen(t) })
-		b.cut.Store(3<<20 + 12345)
+		b.cut.Store(1<<20 + 12345)
 		sent, err, arrived := stream(t, source, sink)
-		if err == nil || arrived > 3<<20+12345 {
+		if !errors.Is(err, link.ErrBroken) || arrived == 8<<20 {
 			t.Errorf("%v after %d bytes", err, arrived)
 		}
 		if sent != nil && !errors.Is(sent, link.ErrBroken) {
@@ -354,8 +358,9 @@ func TestADeadlineEndsBothEnds(t *testing.T) {
 			t.Errorf("the target: %v", err)
 		}
 		source.SetWriteDeadline(time.Unix(1, 0))
-		if _, err := source.Write(make([]byte, 1)); !errors.Is(err, link.ErrBroken) {
+		if _, err := source.Write(make([]byte, 16<<20)); !errors.Is(err, link.ErrBroken) {
 			t.Errorf("the source: %v", err)
 		}
+		source.Close(t.Context())
 	})
 }

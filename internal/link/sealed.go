@@ -66,44 +66,58 @@ type opener struct {
 	r      io.Reader
 	code   cipher.AEAD
 	number uint64
-	buf    []byte // of a record
-	rest   []byte // of its data
+	buf    []byte // a record that Read had no room for
+	rest   []byte // of it
 }
 
+// Read reads a record that p has room for into p itself: it is not copied. What a failed Read has left in p is
+// good for nothing.
 func (o *opener) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if len(o.rest) == 0 {
-		if err := o.next(); err != nil {
+		var head [headSize]byte
+		if _, err := io.ReadFull(o.r, head[:]); err != nil {
 			return 0, err
 		}
+		length := int(binary.BigEndian.Uint32(head[:]))
+		if length == 0 || length > maxRecord {
+			return 0, o.forged()
+		}
+		if length <= len(p) {
+			if err := o.open(p[:length]); err != nil {
+				return 0, err
+			}
+			return length, nil
+		}
+		if cap(o.buf) < length {
+			o.buf = make([]byte, length)
+		}
+		if err := o.open(o.buf[:length]); err != nil {
+			return 0, err
+		}
+		o.rest = o.buf[:length]
 	}
 	n := copy(p, o.rest)
 	o.rest = o.rest[n:]
 	return n, nil
 }
 
-func (o *opener) next() error {
-	if o.buf == nil {
-		o.buf = make([]byte, headSize+maxRecord+codeSize)
-	}
-	if _, err := io.ReadFull(o.r, o.buf[:headSize]); err != nil {
-		return err
-	}
-	length := binary.BigEndian.Uint32(o.buf)
-	if length == 0 || length > maxRecord {
-		return o.forged()
-	}
-	end := headSize + int(length)
-	if _, err := io.ReadFull(o.r, o.buf[headSize:end+codeSize]); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+// open reads a record's data and sees that it is as the source made it.
+func (o *opener) open(data []byte) error {
+	var code [codeSize]byte
+	for _, b := range [][]byte{data, code[:]} {
+		if _, err := io.ReadFull(o.r, b); err == io.EOF {
+			return io.ErrUnexpectedEOF
+		} else if err != nil {
+			return err
 		}
-		return err
 	}
-	if _, err := o.code.Open(nil, nonce(o.number, int(length)), o.buf[end:end+codeSize], o.buf[headSize:end]); err != nil {
+	if _, err := o.code.Open(nil, nonce(o.number, len(data)), code[:], data); err != nil {
 		return o.forged()
 	}
 	o.number++
-	o.rest = o.buf[headSize:end]
 	return nil
 }
 

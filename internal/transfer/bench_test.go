@@ -124,11 +124,11 @@ func tcpCopy(ctx context.Context, from, to string, sync bool) error {
 }
 
 // streamCopy packs and unpacks over a connection that connect makes.
-func streamCopy(ctx context.Context, from, to string, end int64, source io.WriteCloser, target io.Reader) error {
+func streamCopy(ctx context.Context, from, to string, end int64, source *link.Sender, target io.Reader) error {
 	var both errgroup.Group
 	both.Go(func() error {
 		_, err := transfer.Pack(ctx, source, transfer.Spec{Root: from, Logs: []transfer.LogRange{{Dir: "commitlog", FileSize: benchFile, To: end}}})
-		return errors.Join(err, source.Close())
+		return errors.Join(err, source.Close(ctx))
 	})
 	both.Go(func() error {
 		_, err := transfer.Unpack(ctx, target, to, transfer.Options{})
@@ -151,13 +151,13 @@ func linkCopy(ctx context.Context, from, to string, end int64, mode link.Mode) e
 		return err
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	var target *link.Conn
+	var target *link.Receiver
 	var accepting errgroup.Group
 	accepting.Go(func() (err error) {
 		target, err = l.Accept(ctx, a.Pin(), mode)
 		return err
 	})
-	source, err := link.Dial(ctx, "127.0.0.1:"+port, a, b.Pin(), mode)
+	source, err := link.Connect(ctx, "127.0.0.1:"+port, a, b.Pin(), mode, link.Streams())
 	if err := errors.Join(err, accepting.Wait()); err != nil {
 		return err
 	}
