@@ -147,3 +147,44 @@ func TestACopyIsComparedAndHolesAreHoles(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsWantedOfCopiesStandsBesideWhatIs(t *testing.T) {
+	r := result{Copies: []copied{
+		{Store: "4", Kind: "dense", Method: viaSCP, Took: 20, Allocated: 1000},
+		{Store: "4", Kind: "dense", Method: viaTCP, Took: 5, Allocated: 1000},
+		{Store: "4", Kind: "dense", Method: viaMqlift, Took: 10, Wire: 1010, Allocated: 1000, Again: 2, Peak: peaks{Source: 64 << 20, Target: 32 << 20}},
+		{Store: "4", Kind: "dense", Method: viaMqlift, Took: 10, Wire: 1010, Allocated: 1000, Again: 2, Peak: peaks{Source: 96 << 20, Orchestrator: 16 << 20}},
+		{Store: "4", Kind: "dense", Method: viaPlain, Took: 10, Wire: 1005, Allocated: 1000},
+		{Store: "4", Kind: "sparse", Method: viaMqlift, Took: 5, Wire: 1010, Allocated: 1000},
+	}}
+	r.summarise()
+	var b bytes.Buffer
+	r.print(&b)
+	text := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		"4 GiB dense mqlift, speed of that of scp -r 2.00 at least 1.30",
+		"mqlift --transfer plain, speed of that of plain TCP 0.50 at least 0.70",
+		"mqlift, bytes on the wire of those allocated 1.0100 at most 1.0200",
+		"mqlift, the same for a second pass 0.0020 under 0.0010",
+		"MiB resident of the source's agent 96 under 128", "target's agent 32 under 128", "orchestrator 16 under 128",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, b.String())
+		}
+	}
+	if strings.Contains(text, "rsync") || strings.Contains(text, "NaN") || strings.Contains(text, "Inf") {
+		t.Errorf("what was not measured is compared with:\n%s", b.String())
+	}
+}
+
+func TestTheMostMemoryOfAProcessIsSeen(t *testing.T) {
+	watched := watchMemory(t.TempDir(), t.TempDir())
+	held := bytes.Repeat([]byte{1}, 64<<20)
+	p, err := watched()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Orchestrator < int64(len(held)) || p.Source != 0 || p.Target != 0 {
+		t.Errorf("%+v", p)
+	}
+}

@@ -147,6 +147,7 @@ func (r *result) print(w io.Writer) {
 		r.printRatios(w)
 	}
 	printSpeeds(w, r.Transfer)
+	printWanted(w, r.Transfer)
 }
 
 // printRatios prints what mqlift's outages are compared with, and what is wanted.

@@ -29,9 +29,12 @@ type copied struct {
 	Wire      int64   `json:"wire"` // what the loopback interface carried meanwhile, all ways together
 	Apparent  int64   `json:"apparent"`
 	Allocated int64   `json:"allocated"`
+	// Of mqlift only: what the interface carried for a copy onto the one just made, and memory.
+	Again int64 `json:"wireOfSecondPass,omitempty"`
+	Peak  peaks `json:"peakResident,omitzero"`
 }
 
-// speed is the medians of a method's copies of one store.
+// speed is the medians of a method's copies of one store; of memory the most.
 type speed struct {
 	Store     string  `json:"store"`
 	Kind      string  `json:"kind"`
@@ -41,12 +44,16 @@ type speed struct {
 	Wire      float64 `json:"wire"`
 	Apparent  int64   `json:"apparent"`
 	Allocated int64   `json:"allocated"`
+	Again     float64 `json:"wireOfSecondPass,omitempty"`
+	Peak      peaks   `json:"peakResident,omitzero"`
 }
 
 // method is one way to copy a store's folder to one that is not there.
 type method struct {
-	name string
-	copy func(ctx context.Context, s files, to string) error
+	name  string
+	copy  func(ctx context.Context, s files, to string) error
+	watch func() func() (peaks, error) // its memory; nil: not asked for
+	twice bool                         // once more, onto the copy
 }
 
 const (
@@ -76,19 +83,20 @@ func (o options) copies(ctx context.Context, dir string, sizes []float64, r *res
 	defer func() { err = errors.Join(err, target.close()) }()
 
 	all := []method{
-		{viaSCP, func(ctx context.Context, s files, to string) error {
+		{name: viaSCP, copy: func(ctx context.Context, s files, to string) error {
 			return op.script(ctx, "scp.sh", `exec scp -F "$SSH_CONFIG" -q -r "$FROM" "target:$TO"`, map[string]string{"FROM": s.dir, "TO": to})
 		}},
-		{viaRsync, func(ctx context.Context, s files, to string) error {
+		{name: viaRsync, copy: func(ctx context.Context, s files, to string) error {
 			return op.script(ctx, "rsync.sh", `RSYNC_RSH="ssh -F $SSH_CONFIG" exec rsync -a --sparse "$FROM/" "target:$TO/"`, map[string]string{"FROM": s.dir, "TO": to})
 		}},
-		{viaTCP, func(ctx context.Context, s files, to string) error { return copyOverTCP(ctx, s.dir, to) }},
+		{name: viaTCP, copy: func(ctx context.Context, s files, to string) error { return copyOverTCP(ctx, s.dir, to) }},
 	}
 	for _, way := range []struct {
 		name string
 		mode link.Mode // "": through this machine
 	}{{viaMqlift, link.Encrypted}, {viaPlain, link.Plain}, {viaBastion, ""}} {
-		all = append(all, method{way.name, func(ctx context.Context, s files, to string) error {
+		watch := func() func() (peaks, error) { return watchMemory(source.Dir(), target.Dir()) }
+		all = append(all, method{name: way.name, watch: watch, twice: way.mode == link.Encrypted, copy: func(ctx context.Context, s files, to string) error {
 			spec := agent.CopySpec{FromRoot: s.dir, ToRoot: to, Trees: s.trees,
 				Logs: []transfer.LogRange{{Dir: commitLog, FileSize: s.logFileSize, To: s.logEnd}}}
 			if way.mode != "" {
@@ -145,16 +153,36 @@ func (s files) copyWith(ctx context.Context, m method, to string) (c copied, err
 	if err != nil {
 		return c, err
 	}
+	var memory func() (peaks, error)
+	if m.watch != nil {
+		memory = m.watch()
+	}
 	began := time.Now()
-	if err := m.copy(ctx, s, to); err != nil {
+	err = m.copy(ctx, s, to)
+	took := time.Since(began)
+	if memory != nil {
+		peak, bad := memory()
+		c.Peak, err = peak, errors.Join(err, bad)
+	}
+	if err != nil {
 		return c, err
 	}
-	took := time.Since(began)
 	after, err := carried()
 	if err != nil {
 		return c, err
 	}
-	return copied{Method: m.name, Took: took.Seconds(), Wire: after - before, Apparent: s.apparent, Allocated: s.allocated}, s.compare(ctx, to)
+	c.Method, c.Took, c.Wire, c.Apparent, c.Allocated = m.name, took.Seconds(), after-before, s.apparent, s.allocated
+	if m.twice {
+		if err := m.copy(ctx, s, to); err != nil {
+			return c, fmt.Errorf("once more: %w", err)
+		}
+		again, err := carried()
+		if err != nil {
+			return c, err
+		}
+		c.Again = again - after
+	}
+	return c, s.compare(ctx, to)
 }
 
 // carried is how many bytes the loopback interface has carried so far, with the heads of TCP and IP.
@@ -202,6 +230,11 @@ func speeds(all []copied) (l []speed) {
 		s := speed{Store: c.Store, Kind: c.Kind, Method: c.Method, Apparent: c.Apparent, Allocated: c.Allocated,
 			Took: medianOf(runs, func(c copied) float64 { return c.Took }), Wire: medianOf(runs, func(c copied) float64 { return float64(c.Wire) })}
 		s.Rate = float64(s.Apparent) / s.Took
+		s.Again = medianOf(runs, func(c copied) float64 { return float64(c.Again) })
+		for _, c := range runs {
+			s.Peak.Source, s.Peak.Target = max(s.Peak.Source, c.Peak.Source), max(s.Peak.Target, c.Peak.Target)
+			s.Peak.Orchestrator = max(s.Peak.Orchestrator, c.Peak.Orchestrator)
+		}
 		l = append(l, s)
 	}
 	return l
@@ -225,6 +258,50 @@ func printSpeeds(w io.Writer, all []speed) {
 		}
 		fmt.Fprintf(t, "%s GiB %s\t%.0f MB\t%.0f MB\t%s\t%.2f s\t%.0f MB/s\t%.0f MB\t%.3f\t%s\t%s\n", s.Store, s.Kind, float64(s.Apparent)/mega, float64(s.Allocated)/mega, s.Method,
 			s.Took, s.Rate/mega, s.Wire/mega, s.Wire/float64(s.Allocated), faster[viaMqlift], faster[viaPlain])
+	}
+	t.Flush()
+}
+
+// printWanted prints what is wanted of copies, and what is.
+func printWanted(w io.Writer, all []speed) {
+	if len(all) == 0 {
+		return
+	}
+	const mib = 1 << 20
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\nstore\tof mqlift\tis\twanted\n")
+	for _, s := range all {
+		row := func(what string, is float64, form, word string, wanted float64) {
+			fmt.Fprintf(t, "%s GiB %s\t%s\t"+form+"\t%s "+form+"\n", s.Store, s.Kind, what, is, word, wanted)
+		}
+		against := map[string]float64{} // how many times as fast
+		switch {
+		case s.Method == viaMqlift && s.Kind == "dense":
+			against = map[string]float64{viaSCP: 1.3, viaRsync: 1.3}
+		case s.Method == viaMqlift:
+			against = map[string]float64{viaSCP: 2, viaRsync: 2}
+		case s.Method == viaPlain && s.Kind == "dense":
+			against = map[string]float64{viaSCP: 3, viaRsync: 3, viaTCP: 0.7}
+		}
+		for _, other := range all {
+			if least, ok := against[other.Method]; ok && other.Store == s.Store && other.Kind == s.Kind {
+				row(fmt.Sprintf("%s, speed of that of %s", s.Method, other.Method), other.Took/s.Took, "%.2f", "at least", least)
+			}
+		}
+		if s.Method == viaMqlift || s.Method == viaPlain {
+			row(s.Method+", bytes on the wire of those allocated", s.Wire/float64(s.Allocated), "%.4f", "at most", 1.02)
+		}
+		if s.Again > 0 {
+			row(s.Method+", the same for a second pass", s.Again/float64(s.Allocated), "%.4f", "under", 0.001)
+		}
+		for _, p := range []struct {
+			who   string
+			bytes int64
+		}{{"source's agent", s.Peak.Source}, {"target's agent", s.Peak.Target}, {"orchestrator", s.Peak.Orchestrator}} {
+			if p.bytes > 0 {
+				row(fmt.Sprintf("%s, MiB resident of the %s", s.Method, p.who), float64(p.bytes)/mib, "%.0f", "under", 128)
+			}
+		}
 	}
 	t.Flush()
 }
