@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"mqlift/internal/link"
@@ -95,7 +96,7 @@ type ends struct {
 }
 
 // Copy moves data from one host's agent to the other's: directly where the spec says so, and otherwise in a
-// stream through this machine. Nothing is under its name on the target before it is complete
+// stream through this machine. What the target has already is not sent. Nothing is under its name on the target before it is complete
 // (transfer.Unpack), and a copy that was cut short can be done again. onProgress, which may be nil, is told
 // the bytes that have arrived. When the context ends, both ends are ended, and its error is returned.
 //
@@ -108,9 +109,16 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 		return CopyResult{}, err
 	}
 	request = append(request, '\n')
-	both := streamed(from, to, request, onProgress)
+	var both ends
 	if spec.Direct != nil {
 		both = direct(from, to, request, onProgress)
+	} else {
+		if both, err = streamed(ctx, from, to, spec, onProgress); err != nil {
+			if ctx.Err() != nil {
+				return CopyResult{}, fmt.Errorf("copying from %s to %s: %w", from.Host(), to.Host(), context.Cause(ctx))
+			}
+			return CopyResult{}, &CopyError{From: from.Host(), To: to.Host(), Target: err}
+		}
 	}
 	// The target is not ended by force together with the context: its input ends, and it gets time
 	// to remove what is half done.
@@ -217,12 +225,28 @@ func partOnly(err error) error {
 	return nil
 }
 
-// streamed are the ends of a copy through this machine.
-func streamed(from, to *Agent, request []byte, onProgress func(Progress)) ends {
+// streamed are the ends of a copy through this machine. The target is asked first what it has.
+func streamed(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(Progress)) (ends, error) {
+	request, err := json.Marshal(spec)
+	if err != nil {
+		return ends{}, err
+	}
+	request = append(request, '\n')
+	asks := packRequest{CopySpec: spec}
+	if spec.moves() {
+		if asks.Held, err = call[[]transfer.Held](ctx, to, "holds", spec, nil); err != nil {
+			return ends{}, err
+		}
+	}
+	packed, err := json.Marshal(asks)
+	if err != nil {
+		return ends{}, err
+	}
+	packed = append(packed, '\n')
 	r, w := io.Pipe()
 	return ends{
 		source: func(ctx context.Context) (transfer.Stats, error) {
-			stats, err := packInto(ctx, from, request, w)
+			stats, err := packInto(ctx, from, packed, w)
 			// An end without a trailer is known for a failure by the target, and one that is reported as
 			// an error would have it killed.
 			w.Close()
@@ -234,7 +258,18 @@ func streamed(from, to *Agent, request []byte, onProgress func(Progress)) ends {
 			return stats, err
 		},
 		endTarget: func() {}, // its input has ended with the source
-	}
+	}, nil
+}
+
+// moves tells whether there may be data to send.
+func (r CopySpec) moves() bool {
+	return len(r.Trees) > 0 || slices.ContainsFunc(r.Logs, func(l transfer.LogRange) bool { return l.From < l.To })
+}
+
+// packRequest is what a source is asked for whose target cannot tell it itself what it has.
+type packRequest struct {
+	CopySpec
+	Held []transfer.Held `json:"held,omitempty"`
 }
 
 func packInto(ctx context.Context, a *Agent, request []byte, w io.Writer) (transfer.Stats, error) {
@@ -254,13 +289,19 @@ func unpackFrom(ctx context.Context, a *Agent, stdin io.Reader, onProgress func(
 	return stats, answer.decide(a.Host(), verb, err, &stats)
 }
 
-func pack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
-	return r.pack(ctx, s.data)
+func pack(ctx context.Context, r packRequest, s *session) (transfer.Stats, error) {
+	return r.pack(ctx, s.data, r.Held)
 }
 
-func (r CopySpec) pack(ctx context.Context, w io.Writer) (transfer.Stats, error) {
+func holds(ctx context.Context, r CopySpec, _ *session) ([]transfer.Held, error) { return r.holds(ctx) }
+
+func (r CopySpec) holds(ctx context.Context) ([]transfer.Held, error) {
+	return transfer.Holds(ctx, r.ToRoot, r.Trees, r.Logs)
+}
+
+func (r CopySpec) pack(ctx context.Context, w io.Writer, held []transfer.Held) (transfer.Stats, error) {
 	return transfer.Pack(ctx, w, transfer.Spec{
-		Root: r.FromRoot, Trees: r.Trees, Logs: r.Logs, BytesPerSecond: r.BytesPerSecond,
+		Root: r.FromRoot, Trees: r.Trees, Logs: r.Logs, Held: held, BytesPerSecond: r.BytesPerSecond,
 	})
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,7 +92,7 @@ func CopyAgain(ctx context.Context, from, to *Agent, spec CopySpec, onProgress f
 // direct are the ends of a copy from host to host.
 func direct(from, to *Agent, request []byte, onProgress func(Progress)) ends {
 	source, target := newGuest(request), newGuest(request)
-	// The target says its pin when it listens: only then does the source connect.
+	// The target says its pin, and what it has, when it listens: only then does the source connect.
 	source.tell(target)
 	target.tell(source)
 	target.answer.onProgress = onProgress
@@ -139,11 +140,11 @@ func (g *guest) beats() {
 	}
 }
 
-// tell has a guest's pin told to another.
+// tell has a guest introduced to another.
 func (g *guest) tell(other *guest) {
-	g.answer.onPin = func(pin string) {
+	g.answer.onMeet = func(who introduction) {
 		go func() { // until it is read, or the other has ended
-			line, _ := json.Marshal(pin)
+			line, _ := json.Marshal(who)
 			other.w.Write(append(line, '\n'))
 		}()
 	}
@@ -160,10 +161,10 @@ func visit[Result any](ctx context.Context, a *Agent, verb string, g *guest) (Re
 	return result, g.answer.decide(a.Host(), verb, err, &result)
 }
 
-// meet is the agent's side: it says its pin and returns what it is told of the other's. The context returned
-// is attend's.
-func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (context.Context, Answer, error) {
-	s.write(document{Pin: id.Pin()})
+// meet is the agent's side: it says its pin, with what it has where that is asked for, and returns what it is
+// told of the other's. The context returned is attend's.
+func meet[Answer any](ctx context.Context, s *session, id *link.Identity, holds func(context.Context) ([]transfer.Held, error)) (context.Context, Answer, error) {
+	var none Answer
 	told := make(chan Answer, 1)
 	ctx = attend(ctx, s, link.ErrBroken, func(_ context.Context, a Answer) error {
 		select {
@@ -173,11 +174,18 @@ func meet[Answer any](ctx context.Context, s *session, id *link.Identity) (conte
 			return errors.New("it was told twice whom to meet")
 		}
 	})
+	who := introduction{Pin: id.Pin()}
+	if holds != nil {
+		var err error
+		if who.Held, err = holds(ctx); err != nil {
+			return ctx, none, cmp.Or(context.Cause(ctx), err)
+		}
+	}
+	s.write(document{Meet: &who})
 	select {
 	case a := <-told:
 		return ctx, a, nil
 	case <-ctx.Done():
-		var none Answer
 		return ctx, none, context.Cause(ctx)
 	}
 }
@@ -226,11 +234,11 @@ func receive(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error
 		return transfer.Stats{}, err
 	}
 	defer l.Close()
-	ctx, pin, err := meet[string](ctx, s, id)
+	ctx, source, err := meet[introduction](ctx, s, id, r.holds)
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	conn, err := l.Accept(ctx, pin, r.Direct.Mode)
+	conn, err := l.Accept(ctx, source.Pin, r.Direct.Mode)
 	if err != nil {
 		return transfer.Stats{}, err
 	}
@@ -246,15 +254,15 @@ func send(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	ctx, pin, err := meet[string](ctx, s, id)
+	ctx, target, err := meet[introduction](ctx, s, id, nil)
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	conn, err := link.Connect(ctx, r.Direct.Address, id, pin, r.Direct.Mode, link.Streams())
+	conn, err := link.Connect(ctx, r.Direct.Address, id, target.Pin, r.Direct.Mode, link.Streams())
 	if err != nil {
 		return transfer.Stats{}, err
 	}
-	stats, err := r.pack(ctx, conn)
+	stats, err := r.pack(ctx, conn, target.Held)
 	if closed := conn.Close(ctx); err == nil {
 		err = closed
 	}

@@ -186,6 +186,30 @@ func sameLog(t *testing.T, from, to string) {
 	}
 }
 
+// A copy onto a copy moves next to nothing, whichever way it goes.
+func TestASecondPassMovesNothing(t *testing.T) {
+	for _, mode := range []link.Mode{link.Encrypted, link.Plain, ""} {
+		t.Run(string(mode), func(t *testing.T) {
+			a, b, _, _ := twoHosts(t)
+			from, to := t.TempDir(), t.TempDir()
+			spec := storeSpec(from, to, newStore(t, from))
+			if mode != "" {
+				spec = directly(t, spec, mode)
+			}
+			for pass := range 2 {
+				r, err := Copy(t.Context(), a, b, spec, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if again := pass == 1; (r.Bytes == 0) != again || (r.Kept == r.Apparent) != again || again && r.Wire > 20<<10 {
+					t.Errorf("pass %d: %+v", pass+1, r)
+				}
+				same(t, from, to)
+			}
+		})
+	}
+}
+
 // A cut says that it was the connection, leaves nothing half done, and the next copy brings the rest.
 func TestADirectCopyThatIsCutCanBeDoneAgain(t *testing.T) {
 	a, b, _, _ := twoHosts(t)
@@ -390,7 +414,7 @@ func TestAListenerEndsWithItsBastion(t *testing.T) {
 	_, b, _, _ := twoHosts(t)
 	spec := directly(t, storeSpec(t.TempDir(), t.TempDir(), 0), link.Encrypted)
 	g := newGuest([]byte(`{"direct":{"port":` + strconv.Itoa(spec.Direct.Port) + `}}` + "\n"))
-	g.answer.onPin = func(string) { g.dismiss() } // it listens; its input ends, as when the connection is lost
+	g.answer.onMeet = func(introduction) { g.dismiss() } // it listens; its input ends, as when the connection is lost
 	if _, err := visit[transfer.Stats](t.Context(), b, "receive", g); !errors.Is(err, errDismissed) {
 		t.Errorf("got %v", err)
 	}
@@ -454,7 +478,7 @@ func TestAnAgentThatIsNotSpokenToEnds(t *testing.T) {
 		s.in = in
 		go g.beats()
 		go g.w.Write([]byte("\"pin\"\n"))
-		ctx, pin, err := meet[string](ctx, s, id)
+		ctx, pin, err := meet[string](ctx, s, id, nil)
 		if err != nil || pin != "pin" {
 			t.Fatalf("told %q, %v", pin, err)
 		}
@@ -479,7 +503,7 @@ func TestAnAgentThatIsNotSpokenToEnds(t *testing.T) {
 		ctx, s := openSession(t.Context(), io.Discard)
 		s.in = bufio.NewReader(r)
 		go w.Write([]byte("\"pin\"\n"))
-		ctx, _, err = meet[string](ctx, s, id)
+		ctx, _, err = meet[string](ctx, s, id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

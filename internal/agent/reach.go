@@ -42,7 +42,7 @@ func Reach(ctx context.Context, stations []Station) ([]Reached, error) {
 		guests[i] = g
 		listening.Add(1)
 		known := sync.OnceFunc(listening.Done)
-		g.answer.onPin = func(pin string) { pins[i] = pin; known() }
+		g.answer.onMeet = func(who introduction) { pins[i] = who.Pin; known() }
 		ended.Go(func() {
 			results[i], errs[i] = visit[map[string]string](ctx, st.Agent, "reach", g)
 			known()
@@ -151,7 +151,7 @@ func reach(ctx context.Context, r reachRequest, s *session) (map[string]string, 
 		return nil, err
 	}
 	defer l.Close()
-	ctx, peers, err := meet[[]reachPeer](ctx, s, id)
+	ctx, peers, err := meet[[]reachPeer](ctx, s, id, nil)
 	if err != nil {
 		return nil, err
 	}

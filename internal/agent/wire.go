@@ -31,10 +31,16 @@ import (
 // document is one line of an answer.
 type document struct {
 	Progress *Progress       `json:"progress,omitempty"`
-	Pin      string          `json:"pin,omitempty"`
+	Meet     *introduction   `json:"meet,omitempty"`
 	Bridge   *bridge.State   `json:"bridge,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *Error          `json:"error,omitempty"`
+}
+
+// introduction is what one agent has to know of another that it meets.
+type introduction struct {
+	Pin  string          `json:"pin"`
+	Held []transfer.Held `json:"held,omitempty"` // of a copy's target
 }
 
 // Progress is how far long work has come, in bytes.
@@ -189,7 +195,7 @@ func (a *Agent) run(ctx context.Context, verb string, stdin io.Reader, stdout io
 // answer takes an answer's lines as they come in.
 type answer struct {
 	onProgress func(Progress)
-	onPin      func(string)
+	onMeet     func(introduction)
 	onBridge   func(bridge.State)
 
 	line   []byte
@@ -232,8 +238,8 @@ func (a *answer) take(line []byte) {
 		a.err = d.Error
 	case d.Result != nil:
 		a.result = d.Result
-	case d.Pin != "" && a.onPin != nil:
-		a.onPin(d.Pin)
+	case d.Meet != nil && a.onMeet != nil:
+		a.onMeet(*d.Meet)
 	case d.Bridge != nil && a.onBridge != nil:
 		a.onBridge(*d.Bridge)
 	case d.Progress != nil && a.onProgress != nil:

@@ -113,11 +113,15 @@ func Connect(ctx context.Context, address string, id *Identity, pin string, mode
 			return nil, err
 		}
 	}
+	return newSender(conns), nil
+}
+
+func newSender(conns []*Conn) *Sender {
 	s := &Sender{stripes: newStripes(conns, 2*len(conns)+1), out: make(chan *block)}
 	for _, c := range conns {
 		s.lanes.Go(func() { s.lane(c) })
 	}
-	return s, nil
+	return s
 }
 
 func (s *Sender) lane(c *Conn) {

@@ -196,28 +196,6 @@ func open(t testing.TB) int {
 	return len(all)
 }
 
-// Closing hangs no longer than its context lasts, where the target takes nothing.
-func TestCloseEndsWithItsContext(t *testing.T) {
-	source, sink := streams(t, link.Encrypted, 2, 2, nil)
-	defer sink.Close()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	why := errors.New("the operator said stop")
-	go func() {
-		<-sink.Filled()
-		cancel(why)
-	}()
-	closed := make(chan error, 1)
-	go func() {
-		stop := context.AfterFunc(ctx, func() { source.SetWriteDeadline(time.Unix(1, 0)) })
-		defer stop()
-		source.Write(make([]byte, 128<<20))
-		closed <- source.Close(ctx)
-	}()
-	if err := <-closed; err == nil {
-		t.Error("closed as if all had been sent")
-	}
-}
-
 // Strangers who connect and say nothing do not keep the source off, however many.
 func TestSilentStrangersDoNotLockTheSourceOut(t *testing.T) {
 	a, b := identity(t), identity(t)

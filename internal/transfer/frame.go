@@ -22,7 +22,7 @@ import (
 //
 // Against whoever means it stands what carries the stream: SSH, or package link.
 //
-//	hello  (tree (dir | file data* end)*)*  (log (part data* end)*)*  trailer
+//	hello  (tree (dir | file data* end | kept file)*)*  (log (part (data | keep)* end)*)*  trailer
 const (
 	frameHello   = 'H' // hello
 	frameTree    = 'T' // tree
@@ -31,13 +31,14 @@ const (
 	frameLog     = 'L' // logList
 	framePart    = 'P' // part
 	frameData    = 'D' // offset in the file 8, bytes
+	frameKeep    = 'K' // positions in the file, from 8 and to 8: what the target has there stays
 	frameEnd     = 'E' // of a file or part
 	frameTrailer = 'Z' // trailer
 	frameFailed  = 'X' // text: why the source gave up
 )
 
 const (
-	streamFormat = 2
+	streamFormat = 3
 	maxData      = 256 << 10 // bytes of data in a frame: what it goes through stays in a core's cache
 	maxPayload   = 16 << 20  // of any frame
 )
@@ -56,6 +57,7 @@ type entry struct {
 	Size     int64       `json:"size,omitempty"`
 	Mode     fs.FileMode `json:"mode"`
 	Modified time.Time   `json:"modified"`
+	Keep     bool        `json:"keep,omitempty"` // of a file: the target's own stays, with this mode and time
 }
 
 type logList struct {

@@ -32,6 +32,8 @@ type Spec struct {
 	Trees []string
 	// Logs are commit logs.
 	Logs []LogRange
+	// Held is what the target has already, by Holds; what is the same is not sent.
+	Held []Held
 	// BytesPerSecond limits the data sent; 0 means no limit.
 	BytesPerSecond int64
 	// Progress is told the sum of data bytes sent so far.
@@ -45,12 +47,13 @@ type LogRange struct {
 	From, To int64  // physical offsets; From 0 is the first byte kept; To is where the log ends and must be given
 }
 
-// Stats is what was sent or received. Pack and Unpack of one stream agree on Files, Bytes, Apparent
-// and Digest.
+// Stats is what was sent or received. Pack and Unpack of one stream agree on Files, Bytes, Apparent,
+// Kept and Digest.
 type Stats struct {
 	Files    int           `json:"files"`
 	Bytes    int64         `json:"bytes"`    // data in the stream
 	Apparent int64         `json:"apparent"` // the files' lengths and the logs' ranges, holes included
+	Kept     int64         `json:"kept"`     // of Apparent, what was not sent since the target has it
 	Digest   string        `json:"digest"`   // of the whole stream
 	Took     time.Duration `json:"took"`     // nanoseconds
 	// Wire is what went over a direct connection, in bytes, set by whoever made it.
@@ -185,10 +188,21 @@ func (s *sender) sendFile(full string, e entry) error {
 		return err
 	}
 	e.Size = info.Size()
+	if h := s.held(e.Path, e.Size, 0, e.Size); h != nil {
+		if e.Keep, err = s.whole(f, e.Size, h); err != nil {
+			return fmt.Errorf("%s: %w", full, err)
+		}
+	}
 	if err := s.out.writeJSON(frameFile, e); err != nil {
 		return err
 	}
-	return s.sendData(f, 0, e.Size)
+	if e.Keep {
+		s.stats.Files++
+		s.stats.Apparent += e.Size
+		s.stats.Kept += e.Size
+		return nil
+	}
+	return s.sendData(f, 0, e.Size, nil)
 }
 
 func (s *sender) sendLog(l LogRange) error {
@@ -259,18 +273,32 @@ func (s *sender) sendLog(l LogRange) error {
 		if err := s.out.writeJSON(framePart, p); err != nil {
 			return err
 		}
-		if err := s.sendData(opened[i], p.From, p.To); err != nil {
+		if err := s.sendData(opened[i], p.From, p.To, s.held(filepath.Join(l.Dir, p.Name), fileSize, p.From, p.To)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sendData sends the pages of f between from and to that are not zero, and the end of the file.
-func (s *sender) sendData(f *os.File, from, to int64) error {
+// sendData sends the pages of f between from and to that are not zero and that the target, where it has
+// something of the file, has not alike, and the end of the file.
+func (s *sender) sendData(f *os.File, from, to int64, h *Held) error {
 	s.stats.Files++
 	s.stats.Apparent += to - from
-	err := eachData(s.ctx, f, from, to, s.buf, func(at int64, b []byte) error {
+	var err error
+	if h != nil {
+		err = s.sendDiffering(f, from, to, h)
+	} else {
+		err = s.sendRuns(f, from, to)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return s.out.write(frameEnd, nil)
+}
+
+func (s *sender) sendRuns(f *os.File, from, to int64) error {
+	return eachData(s.ctx, f, from, to, s.buf, func(at int64, b []byte) error {
 		if err := s.out.write(frameData, binary.BigEndian.AppendUint64(nil, uint64(at)), b); err != nil {
 			return err
 		}
@@ -280,10 +308,6 @@ func (s *sender) sendData(f *os.File, from, to int64) error {
 		}
 		return s.pace(len(b))
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	return s.out.write(frameEnd, nil)
 }
 
 // lateBy is how much of a delay, by the disk or the wire, is made up for: more would come as a burst.

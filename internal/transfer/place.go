@@ -33,10 +33,10 @@ type treePlace struct {
 	wanted map[string]bool // path → is a folder
 }
 
-// staged is a complete file that has not got its name yet.
+// staged is a complete file that has not got its name yet, or one that keeps it.
 type staged struct {
 	entry
-	temp string
+	temp string // its name until then, or its own
 }
 
 func newPlacement(root string, o Options) *placement {
@@ -92,6 +92,25 @@ func (p *placement) file(e entry) (*os.File, error) {
 	t.files = append(t.files, staged{e, f.Name()})
 	t.wanted[e.Path] = false
 	return f, nil
+}
+
+// keep takes a file of the tree for what stands there already.
+func (p *placement) keep(e entry) error {
+	t, err := p.in(e.Path)
+	if err != nil {
+		return err
+	}
+	final := p.path(e.Path)
+	look := os.Lstat
+	if e.Path == t.path { // the operator may have made a link of it
+		look = os.Stat
+	}
+	if info, err := look(final); err != nil || !info.Mode().IsRegular() || info.Size() != e.Size {
+		return fmt.Errorf("%s is to be kept, and is no file of %d bytes (any more): %w", final, e.Size, ErrCorrupt)
+	}
+	t.files = append(t.files, staged{e, final})
+	t.wanted[e.Path] = false
+	return nil
 }
 
 // log begins a commit log, whose folder is made.
@@ -373,6 +392,9 @@ func (p *placement) putTree(t *treePlace) error {
 	}
 	touched := map[string]bool{}
 	for _, f := range t.files {
+		if f.Keep {
+			continue
+		}
 		final := p.path(f.Path)
 		if err := mkdirAll(filepath.Dir(final)); err != nil {
 			return err

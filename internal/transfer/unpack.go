@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -176,7 +177,7 @@ func (u *receiver) receiveAll() error {
 			return err
 		}
 		kind, payload := f.kind, f.payload
-		if u.file != nil && kind != frameData && kind != frameEnd && kind != frameFailed {
+		if u.file != nil && kind != frameData && kind != frameKeep && kind != frameEnd && kind != frameFailed {
 			return fmt.Errorf("a frame of kind %q inside a file: %w", kind, ErrCorrupt)
 		}
 		switch kind {
@@ -192,6 +193,8 @@ func (u *receiver) receiveAll() error {
 			err = handle(payload, u.beginPart)
 		case frameData:
 			err = u.data(f)
+		case frameKeep:
+			err = u.keep(payload)
 		case frameEnd:
 			err = u.end()
 		case frameFailed:
@@ -218,6 +221,12 @@ func handle[T any](payload []byte, do func(T) error) error {
 func (u *receiver) beginTree(t tree) error { return u.place.tree(t.Path) }
 
 func (u *receiver) beginFile(e entry) error {
+	if e.Keep {
+		u.stats.Files++
+		u.stats.Apparent += e.Size
+		u.stats.Kept += e.Size
+		return u.place.keep(e)
+	}
 	f, err := u.place.file(e)
 	if err != nil {
 		return err
@@ -341,6 +350,23 @@ func (u *receiver) data(f frame) error {
 	if u.place.Progress != nil {
 		u.place.Progress(u.stats.Bytes)
 	}
+	return nil
+}
+
+// keep leaves what stands in a part of a file that was there before.
+func (u *receiver) keep(payload []byte) error {
+	if u.file == nil || u.fresh || len(payload) != 16 {
+		return fmt.Errorf("something is to be kept of a file that is new, or of none: %w", ErrCorrupt)
+	}
+	from, to := int64(binary.BigEndian.Uint64(payload)), int64(binary.BigEndian.Uint64(payload[8:]))
+	if from < u.at || to < from || to > u.to {
+		return fmt.Errorf("%d..%d of %s, which is at %d..%d, is to be kept: %w", from, to, u.file.Name(), u.at, u.to, ErrCorrupt)
+	}
+	if err := u.zero(u.at, from); err != nil {
+		return err
+	}
+	u.at = to
+	u.stats.Kept += to - from
 	return nil
 }
 
