@@ -47,7 +47,6 @@ func Command() *cobra.Command {
 		verb("log-place", logPlace),
 		verb("metadata", readMetadata),
 		verb("copy-local", copyLocal),
-		verb("holds", holds),
 		verb("unpack", unpack),
 		dataVerb("pack", pack),
 		verb("receive", receive),

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"mqlift/internal/link"
@@ -109,16 +108,9 @@ func Copy(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(P
 		return CopyResult{}, err
 	}
 	request = append(request, '\n')
-	var both ends
+	both := streamed(from, to, request, onProgress)
 	if spec.Direct != nil {
 		both = direct(from, to, request, onProgress)
-	} else {
-		if both, err = streamed(ctx, from, to, spec, onProgress); err != nil {
-			if ctx.Err() != nil {
-				return CopyResult{}, fmt.Errorf("copying from %s to %s: %w", from.Host(), to.Host(), context.Cause(ctx))
-			}
-			return CopyResult{}, &CopyError{From: from.Host(), To: to.Host(), Target: err}
-		}
 	}
 	// The target is not ended by force together with the context: its input ends, and it gets time
 	// to remove what is half done.
@@ -225,75 +217,86 @@ func partOnly(err error) error {
 	return nil
 }
 
-// streamed are the ends of a copy through this machine. The target is asked first what it has.
-func streamed(ctx context.Context, from, to *Agent, spec CopySpec, onProgress func(Progress)) (ends, error) {
-	request, err := json.Marshal(spec)
-	if err != nil {
-		return ends{}, err
-	}
-	request = append(request, '\n')
-	asks := packRequest{CopySpec: spec}
-	if spec.moves() {
-		if asks.Held, err = call[[]transfer.Held](ctx, to, "holds", spec, nil); err != nil {
-			return ends{}, err
-		}
-	}
-	packed, err := json.Marshal(asks)
-	if err != nil {
-		return ends{}, err
-	}
-	packed = append(packed, '\n')
+// streamed are the ends of a copy through this machine. The target says first what it has.
+func streamed(from, to *Agent, request []byte, onProgress func(Progress)) ends {
 	r, w := io.Pipe()
+	held, tell := io.Pipe()
+	onMeet := func(who introduction) {
+		go func() { // until it is read, or the source has ended
+			line, _ := json.Marshal(who)
+			tell.Write(append(line, '\n'))
+		}()
+	}
 	return ends{
 		source: func(ctx context.Context) (transfer.Stats, error) {
-			stats, err := packInto(ctx, from, packed, w)
+			stats, err := packInto(ctx, from, io.MultiReader(bytes.NewReader(request), held), w)
 			// An end without a trailer is known for a failure by the target, and one that is reported as
 			// an error would have it killed.
 			w.Close()
+			held.Close()
 			return stats, err
 		},
 		target: func(ctx context.Context) (transfer.Stats, error) {
-			stats, err := unpackFrom(ctx, to, io.MultiReader(bytes.NewReader(request), r), onProgress)
+			stats, err := unpackFrom(ctx, to, io.MultiReader(bytes.NewReader(request), r), onMeet, onProgress)
 			r.CloseWithError(errTargetEnded)
+			tell.Close()
 			return stats, err
 		},
 		endTarget: func() {}, // its input has ended with the source
-	}, nil
+	}
 }
 
-// moves tells whether there may be data to send.
-func (r CopySpec) moves() bool {
-	return len(r.Trees) > 0 || slices.ContainsFunc(r.Logs, func(l transfer.LogRange) bool { return l.From < l.To })
-}
-
-// packRequest is what a source is asked for whose target cannot tell it itself what it has.
-type packRequest struct {
-	CopySpec
-	Held []transfer.Held `json:"held,omitempty"`
-}
-
-func packInto(ctx context.Context, a *Agent, request []byte, w io.Writer) (transfer.Stats, error) {
+func packInto(ctx context.Context, a *Agent, stdin io.Reader, w io.Writer) (transfer.Stats, error) {
 	const verb = "pack"
 	var stats transfer.Stats
-	r, err := a.host.Run(ctx, remote.Cmd{Argv: []string{a.binary, "agent", verb}, Stdin: bytes.NewReader(request), Stdout: w})
+	r, err := a.host.Run(ctx, remote.Cmd{Argv: []string{a.binary, "agent", verb}, Stdin: stdin, Stdout: w})
 	answer := &answer{}
 	io.WriteString(answer, r.Stderr)
 	return stats, answer.decide(a.Host(), verb, err, &stats)
 }
 
-func unpackFrom(ctx context.Context, a *Agent, stdin io.Reader, onProgress func(Progress)) (transfer.Stats, error) {
+func unpackFrom(ctx context.Context, a *Agent, stdin io.Reader, onMeet func(introduction), onProgress func(Progress)) (transfer.Stats, error) {
 	const verb = "unpack"
 	var stats transfer.Stats
-	answer := &answer{onProgress: onProgress}
+	answer := &answer{onMeet: onMeet, onProgress: onProgress}
 	err := a.run(ctx, verb, stdin, answer)
 	return stats, answer.decide(a.Host(), verb, err, &stats)
 }
 
-func pack(ctx context.Context, r packRequest, s *session) (transfer.Stats, error) {
-	return r.pack(ctx, s.data, r.Held)
+func pack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	target, err := introduced(ctx, s)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	return r.pack(ctx, s.data, target.Held)
 }
 
-func holds(ctx context.Context, r CopySpec, _ *session) ([]transfer.Held, error) { return r.holds(ctx) }
+// introduced waits for what comes in of the other end.
+func introduced(ctx context.Context, s *session) (introduction, error) {
+	type told struct {
+		who introduction
+		err error
+	}
+	read := make(chan told, 1)
+	go func() {
+		var t told
+		line, err := s.in.ReadBytes('\n')
+		switch {
+		case err == nil:
+			err = json.Unmarshal(line, &t.who)
+		case errors.Is(err, io.EOF):
+			err = errDismissed
+		}
+		t.err = err
+		read <- t
+	}()
+	select {
+	case t := <-read:
+		return t.who, t.err
+	case <-ctx.Done():
+		return introduction{}, context.Cause(ctx)
+	}
+}
 
 func (r CopySpec) holds(ctx context.Context) ([]transfer.Held, error) {
 	return transfer.Holds(ctx, r.ToRoot, r.Trees, r.Logs)
@@ -306,6 +309,11 @@ func (r CopySpec) pack(ctx context.Context, w io.Writer, held []transfer.Held) (
 }
 
 func unpack(ctx context.Context, r CopySpec, s *session) (transfer.Stats, error) {
+	held, err := r.holds(ctx)
+	if err != nil {
+		return transfer.Stats{}, err
+	}
+	s.write(document{Meet: &introduction{Held: held}})
 	return r.unpack(ctx, s.in, s.progress())
 }
 

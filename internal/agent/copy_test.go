@@ -232,12 +232,12 @@ func TestCopyFromAFailingSourceBlamesTheSourceOnly(t *testing.T) {
 
 func TestBothEndsFailuresAreSaidWhenBothFail(t *testing.T) {
 	a, b, fromHost, toHost := twoHosts(t)
-	broken := func(name string) func(*remote.Cmd) {
+	broken := func(name, first string) func(*remote.Cmd) {
 		return func(c *remote.Cmd) {
-			c.Argv = []string{"sh", "-c", "echo " + name + " fell over >&2; cat >/dev/null; exit 9"}
+			c.Argv = []string{"sh", "-c", "echo " + name + " fell over >&2; " + first + " exit 9"}
 		}
 	}
-	fromHost.rewrite, toHost.rewrite = broken("b1"), broken("b2")
+	fromHost.rewrite, toHost.rewrite = broken("b1", ""), broken("b2", "cat >/dev/null;") // which ends with the source
 	from := t.TempDir()
 	_, err := Copy(t.Context(), a, b, storeSpec(from, t.TempDir(), newStore(t, from)), nil)
 	var failed *CopyError

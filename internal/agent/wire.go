@@ -25,8 +25,9 @@ import (
 // number of progress documents and heartbeats ({}), then one result or one error. Where data is
 // moved, it follows the request on stdin (unpack), or has stdout for itself and the answer goes to
 // stderr (pack). A verb that is to meet another host's (receive, send, reach) says in between by what that
-// one will know it, and reads on stdin whom to meet. A bridge says how it does, and reads on stdin where else
-// it is to go to. Both ends are the same binary, so there are no versions to agree on.
+// one will know it, and reads on stdin whom to meet. A copy's target says what it has already, which its source
+// reads. A bridge says how it does, and reads on stdin where else it is to go to. Both ends are the same binary,
+// so there are no versions to agree on.
 
 // document is one line of an answer.
 type document struct {
@@ -39,7 +40,7 @@ type document struct {
 
 // introduction is what one agent has to know of another that it meets.
 type introduction struct {
-	Pin  string          `json:"pin"`
+	Pin  string          `json:"pin,omitempty"`  // where they meet directly
 	Held []transfer.Held `json:"held,omitempty"` // of a copy's target
 }
 

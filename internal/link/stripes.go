@@ -8,12 +8,13 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
 
-// One stream of bytes goes over several connections: a core encrypts, or decrypts, about 2 GB/s of one, and on
-// a long way each has a window of its own. The stream is cut into blocks, each goes over whichever connection is
+// One stream of bytes goes over several connections: one is the work of one core at each end, and on a long way
+// each has a window of its own. The stream is cut into blocks, each goes over whichever connection is
 // free, and the target puts them in order again by their numbers. A block is its number 8, the length of its
 // data 4, and the data; one without data is a connection's last word, so that a cut is told from an end.
 // Whoever changes, drops or moves a block within a connection is seen by what protects that (TLS, or the codes
@@ -252,8 +253,14 @@ type Receiver struct {
 	changed sync.Cond
 	next    uint64   // number of the next block
 	came    []*block // those from next on, each in the place of its number; no others are taken yet
-	living  int      // connections that have not said their last word
+	waiting []uint64 // numbers of blocks that have come too early
+	living  int      // connections that have neither said their last word nor failed
+	lost    error    // of the first that has failed
 }
+
+// drain is how long a stream goes on of which a connection has failed: what the others have brought is read, up
+// to the first block that is missing.
+const drain = 5 * time.Second
 
 func newReceiver(conns []*Conn) *Receiver {
 	window := 2 * len(conns)
@@ -265,19 +272,23 @@ func newReceiver(conns []*Conn) *Receiver {
 	for _, c := range conns {
 		r.lanes.Go(func() {
 			err := r.lane(c)
-			if err != nil {
-				r.fail(failure(err))
-			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.living--
+			if err != nil && r.lost == nil {
+				r.lost = failure(err)
+				time.AfterFunc(drain, func() { r.end(r.lost) })
+			}
+			if err != nil {
+				c.Close() // which tells the source
+			}
 			r.changed.Broadcast()
 		})
 	}
 	return r
 }
 
-// lane returns nil after the last word of its connection, and when another one has failed.
+// lane returns nil after the last word of its connection, and when all have been ended.
 func (r *Receiver) lane(c *Conn) error {
 	var head [blockHead]byte
 	for least := uint64(0); ; {
@@ -316,8 +327,13 @@ func (r *Receiver) lane(c *Conn) error {
 func (r *Receiver) put(b *block) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for b.number >= r.next+uint64(len(r.came)) && !r.over() {
-		r.changed.Wait()
+	if r.early(b.number) {
+		r.waiting = append(r.waiting, b.number)
+		r.changed.Broadcast()
+		for r.early(b.number) && !r.over() {
+			r.changed.Wait()
+		}
+		r.waiting = slices.DeleteFunc(r.waiting, func(n uint64) bool { return n == b.number })
 	}
 	place := &r.came[b.number%uint64(len(r.came))]
 	switch {
@@ -329,6 +345,20 @@ func (r *Receiver) put(b *block) error {
 	*place = b
 	r.changed.Broadcast()
 	return nil
+}
+
+// early tells that a block has no place yet.
+func (r *Receiver) early(number uint64) bool { return number >= r.next+uint64(len(r.came)) }
+
+// stuck tells that nothing more can come of a stream of which a connection has failed.
+func (r *Receiver) stuck() bool {
+	early := 0
+	for _, number := range r.waiting {
+		if r.early(number) {
+			early++
+		}
+	}
+	return early == r.living && (r.living == 0 || r.lost != nil)
 }
 
 func (s *stripes) over() bool {
@@ -370,13 +400,16 @@ func (r *Receiver) take() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	place := &r.came[r.next%uint64(len(r.came))]
-	for *place == nil && r.living > 0 && !r.over() {
+	for *place == nil && !r.stuck() && !r.over() {
 		r.changed.Wait()
 	}
-	if *place == nil {
-		if r.over() {
-			return r.err
-		}
+	switch {
+	case *place != nil:
+	case r.lost != nil:
+		return r.lost
+	case r.over():
+		return r.err
+	default:
 		return io.EOF
 	}
 	r.turn, *place = *place, nil
@@ -384,6 +417,14 @@ func (r *Receiver) take() error {
 	r.next++
 	r.changed.Broadcast()
 	return nil
+}
+
+// end is fail, told to those who wait.
+func (r *Receiver) end(err error) {
+	r.fail(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changed.Broadcast()
 }
 
 // SetReadDeadline is that of net.Conn, for all connections.
@@ -394,10 +435,7 @@ func (r *Receiver) SetReadDeadline(t time.Time) error {
 
 // Close ends the connections, whatever may still come.
 func (r *Receiver) Close() error {
-	r.fail(net.ErrClosed)
-	r.mu.Lock()
-	r.changed.Broadcast() // to those who wait to put a block
-	r.mu.Unlock()
+	r.end(net.ErrClosed)
 	r.lanes.Wait()
 	return nil
 }
