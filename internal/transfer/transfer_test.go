@@ -672,8 +672,8 @@ func FuzzUnpack(f *testing.F) {
 }
 
 // inMemory is a folder on which syncing costs nothing, where there is such a file system.
-func inMemory(f *testing.F) string {
-	dir, err := os.MkdirTemp("/dev/shm", "mqlift-fuzz-")
+func inMemory(f testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "mqlift-test-")
 	if err != nil {
 		return f.TempDir()
 	}
