@@ -36,7 +36,7 @@ type output struct {
 func newOutput(f *os.File, expect int64) *output {
 	o := &output{File: f}
 	if expect >= directFrom {
-		if d, err := os.OpenFile(f.Name(), os.O_WRONLY|unix.O_DIRECT, 0); err == nil {
+		if d, err := os.OpenFile(f.Name(), os.O_WRONLY|pastCache, 0); err == nil {
 			o.direct = d
 		}
 	}
@@ -107,7 +107,7 @@ func (o *output) writeCached(b *block, from, to int) error {
 		return err
 	}
 	if to-from >= directRun {
-		unix.SyncFileRange(int(o.Fd()), b.base+int64(from), int64(to-from), unix.SYNC_FILE_RANGE_WRITE)
+		beginWriting(o.File, b.base+int64(from), int64(to-from))
 	}
 	return nil
 }
