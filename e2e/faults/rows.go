@@ -201,6 +201,8 @@ func brokers() []row {
 	return []row{
 		{name: "the slave hangs and does not stop", step: "stop-slaves", on: run.StepBegin, do: broker(sigSTOP, slave), mend: broker(sigCONT, slave), says: "still runs after"},
 		{name: "the master hangs and does not stop", step: "stop-master", on: run.StepBegin, do: broker(sigSTOP, master), mend: broker(sigCONT, master), says: "still runs after", end: verified},
+		{name: "the old master dies", step: "prove-peers", on: run.StepDone, do: broker(sigKILL, master), end: verified},
+		{name: "the old master dies", step: "open-writes", on: run.StepDone, do: broker(sigKILL, master), end: verified},
 		{name: "the new host's Raft port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, raft), says: "Address already in use|BindException", end: back, test: true},
 		{name: "the new host's broker port is taken", only: loopback, step: "certify-logs", on: run.StepDone, do: takePort(empty, listen), says: "Address already in use|BindException", end: back},
 		{name: "a JVM option that Java does not know", step: "certify-logs", on: run.StepDone, do: javaOption(empty, "-XX:+NoSuchOption"), says: "Unrecognized VM option", end: back},

@@ -40,12 +40,12 @@ func (bridgeClients) Describe(p *plan.Plan) []plan.Action {
 	return l
 }
 
-func (bridgeClients) Done(_ context.Context, e *Env) (bool, string, error) {
-	switch {
-	case e.Options.RoutePoll == 0:
+func (bridgeClients) Done(ctx context.Context, e *Env) (bool, string, error) {
+	if e.Options.RoutePoll == 0 {
 		return true, "left out on request (--route-poll 0)", nil
-	case !e.State.JoiningAt.IsZero():
-		return true, "the old master has begun to join as a peer", nil
+	}
+	if joined, seen, err := (stopMaster{}).Done(ctx, e); err != nil || joined {
+		return joined, seen, err
 	}
 	return time.Since(e.State.OpenedAt) > 2*e.Options.RoutePoll, "clients have had two polls for fresh routes", nil
 }
@@ -93,6 +93,9 @@ func (bridgeClients) Undo(context.Context, *Env) error { return ErrNothingToUndo
 // consumed by nobody meanwhile (see package bridge). One that still needs it has messages on it, or nothing to
 // lose by connecting again.
 const bridgeQuiet = 3 * time.Second
+
+// bridgeAlone is for how long a bridge may hold its ports of which nothing is known (Agent.Bridge).
+const bridgeAlone = 20 * time.Second
 
 // fastPort is the second port on which a broker serves clients (fastRemotingServer, 4.5.2 to 5.3.3).
 func fastPort(listen int) int { return listen - 2 }
@@ -180,6 +183,9 @@ func (e *Env) endBridge(ctx context.Context) error {
 	e.State.Bridge = &Bridged{Connections: s.Accepted, FromClients: s.FromClients, ToClients: s.ToClients}
 	if b.err != nil { // no reason to leave the group without its third peer
 		e.note(m.Host, "the bridge for clients with old routes: %v", b.err)
+		if err := sleep(ctx, bridgeAlone); err != nil {
+			return err
+		}
 	}
 	if s.Accepted > 0 {
 		e.note(m.Host, "%d connections of clients with old routes were forwarded to the leader", s.Accepted)

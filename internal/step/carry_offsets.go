@@ -41,12 +41,7 @@ func (carryOffsets) Done(context.Context, *Env) (bool, string, error) { return f
 
 func (carryOffsets) Do(ctx context.Context, e *Env) error {
 	defer e.keepSilent(ctx, e.First())()
-	return e.carryChanges(ctx, e.First())
-}
-
-// carryChanges brings to the leader of these peers what the old master has, running or stopped, and it has not.
-func (e *Env) carryChanges(ctx context.Context, peers []*Node) error {
-	leader, err := e.awaitLeader(ctx, peers)
+	leader, err := e.awaitLeader(ctx, e.First())
 	if err != nil {
 		return err
 	}
@@ -56,13 +51,17 @@ func (e *Env) carryChanges(ctx context.Context, peers []*Node) error {
 	if err := e.carryGroups(ctx, leader); err != nil {
 		return err
 	}
+	return e.raiseOffsets(ctx, leader, false)
+}
+
+// raiseOffsets brings each consumer offset of the old master, running or stopped, that is ahead of the leader's
+// there; with since set only those that have moved since it was called without: once writes are open the leader
+// knows better, unless a client with an old route went on at the old master.
+func (e *Env) raiseOffsets(ctx context.Context, leader *Node, since bool) error {
 	m := e.Master()
 	data, err := e.metadataNow(ctx, m, "consumerOffset.json")
-	if err != nil {
+	if err != nil || data == nil {
 		return err
-	}
-	if data == nil {
-		return nil
 	}
 	old, err := rocketmq.ParseConsumerOffsets(data)
 	if err != nil {
@@ -72,15 +71,17 @@ func (e *Env) carryChanges(ctx context.Context, peers []*Node) error {
 	if err != nil {
 		return err
 	}
-	e.State.Offsets = 0
-	moved := 0
+	moved, count := 0, 0
 	for key, queues := range old {
 		topic, group, ok := rocketmq.TopicAndGroup(key)
 		if !ok {
 			continue
 		}
 		for queue, offset := range queues {
-			e.State.Offsets++
+			count++
+			if then, ok := e.State.OffsetsThen[key][queue]; since && ok && offset <= then {
+				continue
+			}
 			if has, ok := now[key][queue]; ok && has >= offset {
 				continue
 			}
@@ -90,8 +91,11 @@ func (e *Env) carryChanges(ctx context.Context, peers []*Node) error {
 			moved++
 		}
 	}
-	e.State.OffsetsMoved += moved
-	e.note(leader.Host, "%d of %d consumer offsets brought up to what the old master had, none set back", moved, e.State.Offsets)
+	e.State.Offsets, e.State.OffsetsMoved = count, e.State.OffsetsMoved+moved
+	if !since {
+		e.State.OffsetsThen = old
+	}
+	e.note(leader.Host, "%d of %d consumer offsets brought up to what the old master has, none set back", moved, count)
 	return nil
 }
 

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"mqlift/internal/brokerconf"
-	"mqlift/internal/hostinfo"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -71,9 +71,6 @@ func (fenceMaster) Done(context.Context, *Env) (bool, string, error) { return fa
 
 func (fenceMaster) Do(ctx context.Context, e *Env) error {
 	m := e.Master()
-	if err := e.pullsShort(ctx); err != nil {
-		return err
-	}
 	if e.State.Fence == nil {
 		open, err := e.opened(m)
 		if err != nil {
@@ -181,8 +178,8 @@ func (fenceMaster) Undo(ctx context.Context, e *Env) error {
 
 // unfenced forgets the fence: the old master takes sends as before.
 func (s *State) unfenced() {
+	// Not FencedProcess: a way back that was cut short still has to know a broker that was started since.
 	s.Fence, s.FencedAt, s.FencedEnd, s.Waiting = nil, time.Time{}, 0, nil
-	s.FencedProcess = hostinfo.ProcessID{}
 }
 
 // isSet tells whether a running broker has these properties.
@@ -198,6 +195,8 @@ func isSet(live, want map[string]string) bool {
 // openUnseen lets the fenced master take sends again without access to its host. It rewrites its broker.conf
 // by that, which is put back when the host can be reached.
 func (e *Env) openUnseen(ctx context.Context, m *Node, open map[string]string) error {
+	open = maps.Clone(open)
+	open[brokerconf.IDKey] = "0" // it may have been retired
 	if err := m.broker(e).UpdateConfig(ctx, open); err != nil {
 		return err
 	}

@@ -38,10 +38,12 @@ func (fencePeers) Do(ctx context.Context, e *Env) error {
 		if err != nil {
 			return err
 		}
-		if p == nil { // whatever starts it later finds it closed
-			if n.Kind == plan.Master && e.State.JoiningAt.IsZero() {
-				return nil
+		if n.Kind == plan.Master {
+			if peer, err := e.isPeer(ctx, n, p); err != nil || !peer {
+				return err // closed since the fence
 			}
+		}
+		if p == nil { // whatever starts it later finds it closed
 			return e.useConf(ctx, n, n.ClosedConf, "closed DLedger")
 		}
 		return e.updateConfig(ctx, n, closed(), n.ClosedConf)

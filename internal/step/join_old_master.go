@@ -2,9 +2,11 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"mqlift/internal/agent"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -64,7 +66,7 @@ func (joinOldMaster) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 		e.State.JoiningAt = time.Now()
-		if err := e.Save(); err != nil {
+		if err := errors.Join(e.record(ctx), e.Save()); err != nil {
 			return err
 		}
 		if err := m.start(ctx); err != nil {
@@ -126,6 +128,16 @@ func (e *Env) masterAsCertified(ctx context.Context) error {
 		return fmt.Errorf("%s: the old master's log ends at %d and not at the certified %d: something wrote to %s since; `mqlift store inspect` shows what", m.Host, end, e.State.CertifiedEnd, m.CommitLog)
 	}
 	return nil
+}
+
+// isPeer tells whether the old master has joined: by what its broker says, p, and where none runs by what this
+// run knows.
+func (e *Env) isPeer(ctx context.Context, m *Node, p *agent.RocketMQ) (bool, error) {
+	if p == nil {
+		return !e.State.JoiningAt.IsZero(), nil
+	}
+	live, err := m.broker(e).Config(ctx)
+	return live["enableDLegerCommitLog"] == "true", err
 }
 
 // joinedBefore tells whether the old master has been a peer of the new group already.

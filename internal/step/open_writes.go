@@ -1,6 +1,7 @@
 package step
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -147,6 +148,13 @@ func (e *Env) mayOpen(ctx context.Context) error {
 	p, err := m.process(ctx)
 	if err != nil {
 		return err
+	}
+	conf, err := m.Remote.ReadFile(ctx, m.ConfPath)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(conf, m.RetiredConf) {
+		return fmt.Errorf("%s: %s is not the one that keeps the old master closed: somebody has changed it", m.Host, m.ConfPath)
 	}
 	if p == nil {
 		return e.masterAsCertified(ctx)

@@ -34,10 +34,7 @@ func (retireMaster) Describe(p *plan.Plan) []plan.Action {
 	return append(l, plan.Action{Text: "wait until every name server that answers gives the new leader as brokerId 0"})
 }
 
-func (retireMaster) Done(ctx context.Context, e *Env) (bool, string, error) {
-	p, err := e.Master().process(ctx)
-	return err == nil && p == nil, "the old master is stopped", err
-}
+func (retireMaster) Done(context.Context, *Env) (bool, string, error) { return false, "", nil }
 
 func (retireMaster) Do(ctx context.Context, e *Env) error {
 	defer e.keepSilent(ctx, e.First())()
@@ -46,7 +43,16 @@ func (retireMaster) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	m := e.Master()
-	if err := e.updateConfig(ctx, m, retired(), m.RetiredConf); err != nil {
+	p, err := m.process(ctx)
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		err = e.updateConfig(ctx, m, retired(), m.RetiredConf)
+	} else { // it has died, and must not take sends when something starts it
+		err = e.useConf(ctx, m, m.RetiredConf, "closed")
+	}
+	if err != nil {
 		return err
 	}
 	e.State.RetiredAt = time.Now()
@@ -66,7 +72,10 @@ func (retireMaster) Undo(ctx context.Context, e *Env) error {
 	}
 	if p != nil && e.State.FencedProcess.PID != 0 && p.ProcessID != e.State.FencedProcess {
 		// Started again since, on the file that keeps it closed, it is a slave from its start: no property
-		// makes that a master.
+		// makes that a master. What starts it once more must find its old file.
+		if err := e.restoreOldConf(ctx, m); err != nil {
+			return err
+		}
 		if err := e.stopOld(ctx, m); err != nil {
 			return err
 		}

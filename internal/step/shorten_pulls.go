@@ -26,7 +26,7 @@ func (shortenPulls) Requirement() playbook.Requirement {
 func (shortenPulls) Describe(p *plan.Plan) []plan.Action {
 	var l []plan.Action
 	for _, m := range p.Of(plan.Master) {
-		l = append(l, plan.Action{Host: m.Host, Text: "set longPollingEnable=false and shortPollingTimeMills=500 in the running broker (code 25), put broker.conf back as it was; the fence waits until what it held before is answered (--pull-hold)"})
+		l = append(l, plan.Action{Host: m.Host, Text: "set longPollingEnable=false and shortPollingTimeMills=500 in the running broker (code 25), put broker.conf back as it was; wait until what it held before is answered (--pull-hold)"})
 	}
 	return l
 }
@@ -40,13 +40,14 @@ func (shortenPulls) Do(ctx context.Context, e *Env) error {
 	if err := e.updateConfig(ctx, m, properties(brokerconf.ShortPulls()), m.OldConf); err != nil {
 		return err
 	}
-	e.State.PullsShortAt = time.Now()
-	return nil
+	e.State.PullsShort = true
+	defer e.heartbeat(m.Host, "waiting for the pulls that it holds to be answered")()
+	return sleep(ctx, e.Options.PullHold)
 }
 
 func (shortenPulls) Undo(ctx context.Context, e *Env) error {
 	m := e.Master()
-	e.State.PullsShortAt = time.Time{}
+	e.State.PullsShort = false
 	conf, err := brokerconf.Parse(m.ConfPath, m.OldConf)
 	if err != nil {
 		return err
@@ -60,25 +61,16 @@ func (shortenPulls) Undo(ctx context.Context, e *Env) error {
 		return err
 	}
 	before := properties(conf.LongPulls())
-	if isSet(live, before) {
-		return ErrNothingToUndo
+	if isSet(live, before) { // the broker may have rewritten its file before it was told so
+		return e.restoreOldConf(ctx, m)
 	}
 	return e.updateConfig(ctx, m, before, m.OldConf)
-}
-
-// pullsShort waits until the master has answered all pulls that it held for long.
-func (e *Env) pullsShort(ctx context.Context) error {
-	if e.State.PullsShortAt.IsZero() {
-		return nil
-	}
-	defer e.heartbeat(e.Master().Host, "waiting for the pulls that it holds to be answered")()
-	return sleep(ctx, time.Until(e.State.PullsShortAt.Add(e.Options.PullHold)))
 }
 
 // pullsDrained waits until the retired master, which refuses pulls, holds none any more. It looks at those that
 // it holds every half second, and answers those of half a second ago.
 func (e *Env) pullsDrained(ctx context.Context) error {
-	if e.State.PullsShortAt.IsZero() {
+	if !e.State.PullsShort {
 		return nil
 	}
 	return sleep(ctx, time.Until(e.State.RetiredAt.Add(2*brokerconf.ShortPull+100*time.Millisecond)))

@@ -27,8 +27,8 @@ type State struct {
 	AlignedEnd int64              `json:"alignedEnd,omitempty"`
 	Aligned    *store.Certificate `json:"aligned,omitempty"`
 
-	// PullsShortAt is when the master was told not to hold pulls for long; zero where it was not.
-	PullsShortAt time.Time `json:"pullsShortAt,omitzero"`
+	// PullsShort tells that the master was told not to hold pulls for long.
+	PullsShort bool `json:"pullsShort,omitempty"`
 
 	// Fence holds the master's settings from before the fence; FencedAt is when sends were refused.
 	Fence    map[string]string `json:"fence,omitempty"`
@@ -77,10 +77,12 @@ type State struct {
 	// JoiningAt is set before the old master is started as a peer: from then on its ledger counts.
 	JoiningAt time.Time `json:"joiningAt,omitzero"`
 
-	// Offsets counts the consumer offsets that the old master had when it was stopped, one for each queue and
-	// group, and OffsetsMoved those of them that the new leader did not have.
-	Offsets      int `json:"offsets,omitempty"`
-	OffsetsMoved int `json:"offsetsMoved,omitempty"`
+	// Offsets counts the consumer offsets that the old master had, one for each queue and group, and OffsetsMoved
+	// those that were brought to the new leader, which did not have them. OffsetsThen are they all, as they were
+	// before writes opened.
+	Offsets      int                      `json:"offsets,omitempty"`
+	OffsetsMoved int                      `json:"offsetsMoved,omitempty"`
+	OffsetsThen  rocketmq.ConsumerOffsets `json:"offsetsThen,omitempty"`
 
 	// Replay is how far the way back from the opened group has got; nil before it is begun.
 	Replay *Replay `json:"replay,omitempty"`

@@ -29,11 +29,17 @@ func (stopMaster) Describe(p *plan.Plan) []plan.Action {
 		}
 		l = append(l, plan.Action{Host: m.Host, Text: how + ", wait until it is gone"})
 	}
-	return append(l, plan.Action{Text: "bring what clients with old routes committed to it meanwhile to the new leader, as carry-offsets does"})
+	return append(l, plan.Action{Text: "bring the offsets that consumers with old routes committed to it meanwhile to the new leader"})
 }
 
-func (stopMaster) Done(_ context.Context, e *Env) (bool, string, error) {
-	return !e.State.JoiningAt.IsZero(), "the old master has begun to join as a peer", nil
+func (stopMaster) Done(ctx context.Context, e *Env) (bool, string, error) {
+	m := e.Master()
+	p, err := m.process(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	joined, err := e.isPeer(ctx, m, p)
+	return joined, "the old master has begun to join as a peer", err
 }
 
 func (stopMaster) Do(ctx context.Context, e *Env) error {
@@ -43,7 +49,11 @@ func (stopMaster) Do(ctx context.Context, e *Env) error {
 	if err := e.stopOld(ctx, e.Master()); err != nil {
 		return err
 	}
-	return e.carryChanges(ctx, e.peersNow())
+	leader, err := e.awaitLeader(ctx, e.peersNow())
+	if err != nil {
+		return err
+	}
+	return e.raiseOffsets(ctx, leader, true)
 }
 
 func (stopMaster) Undo(context.Context, *Env) error { return ErrNothingToUndo }

@@ -176,7 +176,7 @@ func (s *State) UnderWay() []string {
 		lines = append(lines, fmt.Sprintf("The fenced master wrote nothing by itself: its log ended at %d when it was certified, and when writes were opened.", s.CertifiedEnd))
 	}
 	if s.Offsets > 0 {
-		lines = append(lines, fmt.Sprintf("Consumer offsets: %d carried over, %d of them committed after the copy; none set back.", s.Offsets, s.OffsetsMoved))
+		lines = append(lines, fmt.Sprintf("Consumer offsets: %d carried over, %d committed after the copy; none set back.", s.Offsets, s.OffsetsMoved))
 	}
 	return lines
 }

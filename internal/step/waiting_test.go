@@ -15,7 +15,7 @@ func TestTheReportSaysWhatWasUnderWay(t *testing.T) {
 		"Under way at the fence: 43 delayed messages (3 of level 1 (1s), 40 of level 14 (10m)); the new leader had delivered 4 when it was proven.",
 		"Under way at the fence: up to 2 transactions neither committed nor rolled back; the new leader asks their producers about them.",
 		"The fenced master wrote nothing by itself: its log ended at 7 when it was certified, and when writes were opened.",
-		"Consumer offsets: 12 carried over, 3 of them committed after the copy; none set back.",
+		"Consumer offsets: 12 carried over, 3 committed after the copy; none set back.",
 	}
 	if diff := cmp.Diff(want, s.UnderWay()); diff != "" {
 		t.Error(diff)
