@@ -130,10 +130,10 @@ func (e *Env) masterAsCertified(ctx context.Context) error {
 	return nil
 }
 
-// isPeer tells whether the old master has joined: by what its broker says, p, and where none runs by what this
-// run knows.
+// isPeer tells whether the old master has begun to join: as far as this run knows, or else, since its journal may
+// have been made anew from what hosts keep, by what its broker, p, says.
 func (e *Env) isPeer(ctx context.Context, m *Node, p *agent.RocketMQ) (bool, error) {
-	if p == nil {
+	if !e.State.JoiningAt.IsZero() || p == nil {
 		return !e.State.JoiningAt.IsZero(), nil
 	}
 	live, err := m.broker(e).Config(ctx)
