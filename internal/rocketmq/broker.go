@@ -559,7 +559,11 @@ type ConsumerConnections struct {
 		Language string `json:"language"` // JAVA, GO, CPP, … (LanguageCode.java)
 		Version  int    `json:"version"`  // ordinal of MQVersion.Version, as the client gives it
 	} `json:"connectionSet"`
-	Model string `json:"messageModel"` // CLUSTERING or BROADCASTING
+	Type      string `json:"consumeType"`      // CONSUME_PASSIVELY (push) or CONSUME_ACTIVELY (pull)
+	Model     string `json:"messageModel"`     // CLUSTERING or BROADCASTING
+	FromWhere string `json:"consumeFromWhere"` // CONSUME_FROM_LAST_OFFSET, …
+	// Subscriptions are what the group is subscribed to, by topic, as the clients said it (SubscriptionData.java).
+	Subscriptions map[string]json.RawMessage `json:"subscriptionTable"`
 }
 
 // ConsumerConnections lists the clients of a group; a group without any is no error.
@@ -569,4 +573,35 @@ func (b *Broker) ConsumerConnections(ctx context.Context, group string) (Consume
 		return ConsumerConnections{}, nil
 	}
 	return c, err
+}
+
+// Heartbeat is what a client tells a broker of itself every 30 s (HeartbeatData.java), here of its consumers
+// alone. From then on the connection that it comes over is, for the broker, the client: a member of these groups
+// until the connection ends or has brought no heartbeat for 120 s.
+type Heartbeat struct {
+	ClientID string        `json:"clientID"`
+	Groups   []GroupMember `json:"consumerDataSet"`
+	Language string        `json:"-"` // of the client, as in ConsumerConnections
+	Version  int           `json:"-"`
+}
+
+// GroupMember is how a client consumes as a member of a group (ConsumerData.java). A group's subscriptions are
+// those of the last heartbeat.
+type GroupMember struct {
+	Group         string            `json:"groupName"`
+	Type          string            `json:"consumeType"`
+	Model         string            `json:"messageModel"`
+	FromWhere     string            `json:"consumeFromWhere"`
+	Subscriptions []json.RawMessage `json:"subscriptionDataSet"`
+}
+
+// SendHeartbeat makes the Client's connection to this broker that client's, and returns when it is one. Where
+// ACL is on, the credentials must allow what is subscribed to.
+func (b *Broker) SendHeartbeat(ctx context.Context, h Heartbeat) error {
+	body, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("the heartbeat of %s: %w", h.ClientID, err)
+	}
+	_, err = b.client.Call(ctx, b.addr, &Command{Code: SendHeartbeat, Language: h.Language, Version: h.Version, Body: body})
+	return err
 }

@@ -478,6 +478,32 @@ func TestAGroupsConnectionsTellTheClientsLanguage(t *testing.T) {
 	}
 }
 
+func TestAHeartbeatIsTheClients(t *testing.T) {
+	heard := make(chan string, 1)
+	p := newPeer(t, func(p *peerConn) {
+		frame, err := readFrame(p)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		heard <- string(frame[4:])
+		request, _ := DecodeCommand(frame)
+		p.reply(request, ok(nil))
+	})
+	err := newTestClient(t, Options{}).Broker(p.addr).SendHeartbeat(within(t), Heartbeat{
+		ClientID: "10.0.0.9@a", Language: "JAVA", Version: 401,
+		Groups: []GroupMember{{Group: "g1", Type: "CONSUME_PASSIVELY", Model: "CLUSTERING", FromWhere: "CONSUME_FROM_LAST_OFFSET", Subscriptions: []json.RawMessage{json.RawMessage(`{"subString":"*","topic":"t"}`)}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"code":34,"language":"JAVA","version":401,"opaque":1,"flag":0,"serializeTypeCurrentRPC":"JSON"}` +
+		`{"clientID":"10.0.0.9@a","consumerDataSet":[{"groupName":"g1","consumeType":"CONSUME_PASSIVELY","messageModel":"CLUSTERING","consumeFromWhere":"CONSUME_FROM_LAST_OFFSET","subscriptionDataSet":[{"subString":"*","topic":"t"}]}]}`
+	if d := cmp.Diff(want, <-heard); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestAnAnswerWithoutItsPartsIsAnErrorThatSaysWhere(t *testing.T) {
 	for name, answer := range map[string]*Command{
 		"empty": ok(nil), "no number": {Fields: map[string]string{"offset": "x"}, Body: []byte("]")},

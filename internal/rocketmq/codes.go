@@ -21,6 +21,7 @@ const (
 	GetBrokerRuntimeInfo        Code = 28
 	GetMaxOffset                Code = 30
 	GetMinOffset                Code = 31
+	SendHeartbeat               Code = 34
 	GetConsumerList             Code = 38
 	GetAllConsumerOffset        Code = 43
 	GetAllDelayOffset           Code = 45
@@ -81,6 +82,8 @@ func requestName(c Code) string {
 		return "reading a queue's end"
 	case GetMinOffset:
 		return "reading a queue's beginning"
+	case SendHeartbeat:
+		return "sending a client's heartbeat"
 	case GetConsumerList:
 		return "listing a group's consumers"
 	case GetAllConsumerOffset:

@@ -2,6 +2,7 @@ package rocketmq
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,8 @@ const protocolVersion = 317
 type Command struct {
 	// Code is the request code, or in a response the result (ResponseSuccess, …).
 	Code Code
+	// Language is the sender's name in LanguageCode.java; GO where it is empty. It is written, and not read.
+	Language string
 	// Version is the sender's MQVersion ordinal.
 	Version int
 	// Opaque pairs a response with its request on one connection; Client.Call sets it.
@@ -122,7 +125,7 @@ func (c *Command) Encode() ([]byte, error) {
 		}
 	}
 	h, err := json.Marshal(header{
-		Code: int(c.Code), Language: "GO", Version: c.Version, Opaque: c.Opaque, Flag: c.Flag,
+		Code: int(c.Code), Language: cmp.Or(c.Language, "GO"), Version: c.Version, Opaque: c.Opaque, Flag: c.Flag,
 		Remark: c.Remark, Fields: c.Fields, Serialize: "JSON",
 	})
 	if err != nil {
