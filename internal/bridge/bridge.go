@@ -24,7 +24,8 @@
 // twice (ConsumerGroupInfo.getAllClientId in 4.5.2, 4.9.7 and 5.3.3; seen on 4.5.2); the group's queues are then
 // shared out as if there were more clients, and some are consumed by nobody. Somebody with a fresh route keeps the old
 // connection, silent, for two minutes (clientChannelMaxIdleTimeSeconds), or for as long as the bridge is there.
-// That is why a connection that nothing goes over is closed after Request.Quiet.
+// That is why a connection that nothing goes over is closed after Request.Quiet. That the leader knows a group before
+// its members' heartbeats come over the bridge, every 30 s, is not for the bridge to see to (package membership).
 package bridge
 
 import (

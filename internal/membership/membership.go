@@ -16,9 +16,13 @@
 // A stand-in is a connection of its own that says a member's heartbeat, once. It gets no message, since it pulls
 // none; the queues stay with the member, whose pulls are answered over whatever connection they come. When the
 // member's own heartbeat comes, the broker has it twice on its list, by connection (ConsumerGroupInfo), and the
-// group's queues are shared out as if there were one client more: the stand-in is ended then. No stand-in is
-// needed for producers, and none is ever matched to a connection of a client's, so that neither addresses that
-// several clients share nor several processes on one host matter.
+// group's queues are shared out as if there were one client more: the stand-in is ended then. That is the price:
+// queues change hands and come back, as when a member is restarted, and a client in Java may try pulls again after
+// 3 s (seen on 4.5.2). No stand-in is needed for producers, and none is ever matched to a connection of a
+// client's, so that neither addresses that several clients share nor several processes on one host matter.
+//
+// A member that ends meanwhile takes its leave over its own connection, and its queues wait for the end of the
+// stand-in.
 package membership
 
 import (
@@ -42,8 +46,13 @@ const Most = 2000
 const (
 	// atOnce is how many questions a broker is asked at the same time.
 	atOnce = 16
-	// every is how often a broker is asked who has come: what a group's queues may be shared out wrongly for.
+	// every is how often a broker is asked who has come.
 	every = 100 * time.Millisecond
+	// settle is for how long a member that has come is left with its stand-in. A client in Java that is given
+	// other queues says so in a heartbeat of its own, without which its pulls are refused (code 25), and skips it
+	// while the one is under way to other brokers by which it came here ("lock heartBeat, but failed",
+	// MQClientInstance 4.5.2; seen): the next such heartbeat, when it has its queues back, must not be skipped, too.
+	settle = 500 * time.Millisecond
 )
 
 // Of asks a broker for the members of its consumer groups, by client id, as it would have them say it.
@@ -144,6 +153,7 @@ func (s *StandIns) Attend(ctx context.Context) {
 	defer s.Close()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	came := map[string]time.Time{}
 	for len(s.connections) > 0 {
 		select {
 		case <-ctx.Done():
@@ -155,7 +165,12 @@ func (s *StandIns) Attend(ctx context.Context) {
 			continue // the broker may be gone, and the stand-ins with it
 		}
 		for id, times := range there {
-			if times > 1 {
+			switch first, known := came[id]; {
+			case times < 2:
+				delete(came, id) // and is gone again
+			case !known:
+				came[id] = time.Now()
+			case time.Since(first) >= settle:
 				s.end(id)
 			}
 		}
