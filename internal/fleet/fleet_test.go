@@ -93,7 +93,8 @@ func TestConnectionsAreOpenedAndKeptWithinTheLimits(t *testing.T) {
 	}
 	held.Wait()
 	most := y.count.Most()
-	if most.Open > limits.Open || most.Starting > limits.Starting || most.Starting == 0 {
+	// A server learns of a connection's end a moment later than the fleet, which may have begun the next by then.
+	if most.Open > limits.Open+limits.Starting || most.Starting > limits.Starting || most.Starting == 0 {
 		t.Errorf("at most %+v at once, with limits of %+v", most, limits)
 	}
 	if all := y.count.LoggedIn(); all != 30 {
@@ -153,7 +154,7 @@ func TestAHostKeptForLaterMakesRoom(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if most := y.count.Most().Open; most > limits.Open {
+	if most := y.count.Most().Open; most > limits.Open+limits.Starting { // as above
 		t.Errorf("%d connections at once", most)
 	}
 	eventually(t, "all connections to be closed", func() bool { return y.count.Now().Open == 0 })

@@ -39,7 +39,7 @@ func (fencePeers) Do(ctx context.Context, e *Env) error {
 			return err
 		}
 		if n.Kind == plan.Master {
-			if peer, err := e.isPeer(ctx, n, p); err != nil || !peer {
+			if peer, err := e.isPeer(ctx, n); err != nil || !peer {
 				return err // closed since the fence
 			}
 		}

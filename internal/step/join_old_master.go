@@ -1,12 +1,12 @@
 package step
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"mqlift/internal/agent"
 	"mqlift/internal/plan"
 	"mqlift/internal/playbook"
 )
@@ -130,14 +130,14 @@ func (e *Env) masterAsCertified(ctx context.Context) error {
 	return nil
 }
 
-// isPeer tells whether the old master has begun to join: as far as this run knows, or else, since its journal may
-// have been made anew from what hosts keep, by what its broker, p, says.
-func (e *Env) isPeer(ctx context.Context, m *Node, p *agent.RocketMQ) (bool, error) {
-	if !e.State.JoiningAt.IsZero() || p == nil {
-		return !e.State.JoiningAt.IsZero(), nil
+// isPeer tells, once writes are open, whether the old master has begun to join: as far as this run knows, or else,
+// since its journal may have been made anew from what hosts keep, by its broker.conf. Its broker need not answer.
+func (e *Env) isPeer(ctx context.Context, m *Node) (bool, error) {
+	if !e.State.JoiningAt.IsZero() {
+		return true, nil
 	}
-	live, err := m.broker(e).Config(ctx)
-	return live["enableDLegerCommitLog"] == "true", err
+	conf, err := m.Remote.ReadFile(ctx, m.ConfPath)
+	return err == nil && !bytes.Equal(conf, m.RetiredConf), err
 }
 
 // joinedBefore tells whether the old master has been a peer of the new group already.

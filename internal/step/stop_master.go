@@ -33,12 +33,7 @@ func (stopMaster) Describe(p *plan.Plan) []plan.Action {
 }
 
 func (stopMaster) Done(ctx context.Context, e *Env) (bool, string, error) {
-	m := e.Master()
-	p, err := m.process(ctx)
-	if err != nil {
-		return false, "", err
-	}
-	joined, err := e.isPeer(ctx, m, p)
+	joined, err := e.isPeer(ctx, e.Master())
 	return joined, "the old master has begun to join as a peer", err
 }
 

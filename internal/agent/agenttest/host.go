@@ -134,7 +134,7 @@ func (h *Host) answer(verb string, in *bufio.Reader, stdout io.Writer) (any, err
 	case "hello":
 		return agent.Hello{SHA256: h.Pushed(), Clock: time.Now()}, nil
 	case "reach":
-		if err := json.NewEncoder(stdout).Encode(map[string]string{"pin": "stand-in"}); err != nil {
+		if err := json.NewEncoder(stdout).Encode(map[string]any{"meet": map[string]string{"pin": "stand-in"}}); err != nil {
 			return nil, err
 		}
 		var peers []struct{ Host string }
