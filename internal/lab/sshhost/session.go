@@ -31,7 +31,7 @@ func (h *Host) session(ctx context.Context, request ssh.NewChannel) {
 		begun   bool
 	)
 	for r := range requests {
-		ok := false
+		ok, answered := false, make(chan struct{})
 		switch r.Type {
 		case "env":
 			var v struct{ Name, Value string }
@@ -47,6 +47,7 @@ func (h *Host) session(ctx context.Context, request ssh.NewChannel) {
 			if h.conf.Run != nil {
 				begun, ok = true, true
 				go func() {
+					<-answered // a client that hears of the end before the answer misses it
 					status := h.conf.Run(ctx, v.Command, channel, channel, channel.Stderr())
 					channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 					channel.Close()
@@ -86,6 +87,7 @@ func (h *Host) session(ctx context.Context, request ssh.NewChannel) {
 		if r.WantReply {
 			r.Reply(ok, nil)
 		}
+		close(answered)
 	}
 }
 
